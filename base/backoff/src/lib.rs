@@ -1,0 +1,1 @@
+//! Exponential back-off with jitter, as a pure value

@@ -1,0 +1,1 @@
+//! Digest, decryption and signature of blobs, as streams

@@ -1,0 +1,1 @@
+//! Acknowledged message session of the cloud protocol, as a pure state machine

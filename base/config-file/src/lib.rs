@@ -1,0 +1,1 @@
+//! JSON configuration files with case-insensitive keys and errors that name the key

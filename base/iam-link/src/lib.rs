@@ -1,0 +1,1 @@
+//! Client of the Identity and Access Manager: certificates, identity, TLS configurations

@@ -1,0 +1,1 @@
+//! Local status documents of running components over a Unix socket

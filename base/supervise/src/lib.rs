@@ -1,0 +1,1 @@
+//! Task tree, orderly stop, readiness

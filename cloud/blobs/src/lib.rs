@@ -1,0 +1,1 @@
+//! The cloud's blob store and its download server

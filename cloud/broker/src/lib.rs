@@ -1,0 +1,1 @@
+//! Routing of Unit messages inside the cloud

@@ -1,0 +1,1 @@
+//! Units, items, assignments and desired state as pure logic

@@ -1,0 +1,1 @@
+//! Discovery and WebSocket sessions of Units

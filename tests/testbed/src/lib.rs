@@ -1,0 +1,1 @@
+//! Test hosts: boxes, Units and clouds that tests and the demo run on

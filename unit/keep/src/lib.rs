@@ -1,0 +1,1 @@
+//! Child subreaper: keeps exit statuses and caps log files while managers restart

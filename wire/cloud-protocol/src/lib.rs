@@ -1,0 +1,1 @@
+//! Cloud protocol v7: messages, envelope, tolerant reading, strict writing

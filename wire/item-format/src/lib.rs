@@ -1,0 +1,1 @@
+//! OCI index, manifest, image and item configuration

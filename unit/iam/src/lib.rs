@@ -1,1 +1,14 @@
-//! Identity and Access Manager
+//! Identity and Access Manager.
+//!
+//! One runs on every node. It owns the node's keys and certificates in PKCS#11 tokens and tells other
+//! processes where they are (never the keys), describes the node and holds its provisioning state; on
+//! the main node it also knows the Unit's identity and all nodes. Two gRPC servers: the public one for
+//! questions, the protected one for orders.
+//!
+//! Limits of this version: one main node; `iamanager.v6` only; no VIS identifier.
+
+mod app;
+mod error;
+
+pub use app::{Args, run};
+pub use error::Error;

@@ -1,2 +1,52 @@
-//! Composition only.
-fn main() {}
+//! The device binary. Four processes share one mapped program text, which is most of a daemon's memory;
+//! they stay separate processes because that is the security and crash boundary.
+//!
+//! Only composition lives here: which component runs, with which log output.
+
+mod cli;
+mod status;
+
+use std::process::ExitCode;
+
+use cli::{Command, Daemon, DaemonFlags};
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os()).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("aos: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Print(text) => {
+            println!("{}", text.trim_end());
+            Ok(())
+        }
+        Command::Status { run_dir, json } => status::show(run_dir, json),
+        #[cfg(feature = "sm")]
+        Command::Keep { dir } => Ok(aos_keep::run(&aos_keep::Args { dir })?),
+        #[cfg(not(feature = "sm"))]
+        Command::Keep { .. } => anyhow::bail!("this build does not contain `keep`"),
+        Command::Daemon(daemon, flags) => run_daemon(daemon, flags),
+    }
+}
+
+fn run_daemon(daemon: Daemon, flags: DaemonFlags) -> anyhow::Result<()> {
+    aos_logging::init(daemon.word(), flags.level, flags.output)?;
+    match daemon {
+        #[cfg(feature = "cm")]
+        Daemon::Cm => Ok(aos_cm::run(aos_cm::Args { config: flags.config })?),
+        #[cfg(feature = "sm")]
+        Daemon::Sm => Ok(aos_sm::run(aos_sm::Args { config: flags.config })?),
+        #[cfg(feature = "iam")]
+        Daemon::Iam => {
+            Ok(aos_iam::run(aos_iam::Args { config: flags.config, provisioning: flags.provisioning })?)
+        }
+        #[cfg(not(all(feature = "cm", feature = "sm", feature = "iam")))]
+        other => anyhow::bail!("this build does not contain `{}`", other.word()),
+    }
+}

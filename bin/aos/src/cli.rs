@@ -1,0 +1,358 @@
+//! Command line of the device binary: one table of commands and flags, from which parsing and help come.
+//!
+//! The flags of `cm`, `sm` and `iam` are upstream's, including its habits: any unambiguous prefix of a long
+//! flag is accepted, and `-provisioning` with a single dash, because the systemd units in the field use it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow, bail};
+use aos_logging::{Level, Output};
+use lexopt::Arg;
+
+/// What the binary is asked to do.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// Run one daemon.
+    Daemon(Daemon, DaemonFlags),
+    /// Run the subreaper that outlives the Service Manager.
+    Keep {
+        /// Folder of its socket and records.
+        dir: PathBuf,
+    },
+    /// Show what runs on this node.
+    Status {
+        /// Folder of the daemons' status sockets.
+        run_dir: Option<PathBuf>,
+        /// JSON rather than tables.
+        json: bool,
+    },
+    /// Print this text and end.
+    Print(String),
+}
+
+/// The daemons this binary can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Daemon {
+    /// Communication Manager.
+    Cm,
+    /// Service Manager.
+    Sm,
+    /// Identity and Access Manager.
+    Iam,
+}
+
+/// Flags that all daemons share; a flag that only one knows is refused for the others.
+#[derive(Debug, PartialEq)]
+pub struct DaemonFlags {
+    /// Configuration file.
+    pub config: PathBuf,
+    /// Least level that is logged.
+    pub level: Level,
+    /// Where log lines go.
+    pub output: Output,
+    /// IAM only: plaintext servers for provisioning.
+    pub provisioning: bool,
+}
+
+struct DaemonInfo {
+    daemon: Daemon,
+    word: &'static str,
+    process: &'static str,
+    default_config: &'static str,
+    about: &'static str,
+}
+
+const DAEMONS: [DaemonInfo; 3] = [
+    DaemonInfo {
+        daemon: Daemon::Cm,
+        word: "cm",
+        process: "aos_communicationmanager",
+        default_config: "aos_cm.cfg",
+        about: "Communication Manager: cloud link, updates, placement",
+    },
+    DaemonInfo {
+        daemon: Daemon::Sm,
+        word: "sm",
+        process: "aos_servicemanager",
+        default_config: "aos_servicemanager.cfg",
+        about: "Service Manager: images, containers, networks",
+    },
+    DaemonInfo {
+        daemon: Daemon::Iam,
+        word: "iam",
+        process: "aos_iamanager",
+        default_config: "aos_iamanager.cfg",
+        about: "Identity and Access Manager: keys, certificates, provisioning",
+    },
+];
+
+impl Daemon {
+    fn info(self) -> &'static DaemonInfo {
+        match self {
+            Self::Cm => &DAEMONS[0],
+            Self::Sm => &DAEMONS[1],
+            Self::Iam => &DAEMONS[2],
+        }
+    }
+
+    /// The word on the command line, also the name in log lines.
+    pub fn word(self) -> &'static str {
+        self.info().word
+    }
+
+    /// Whether this build contains it.
+    pub const fn is_built_in(self) -> bool {
+        match self {
+            Self::Cm => cfg!(feature = "cm"),
+            Self::Sm => cfg!(feature = "sm"),
+            Self::Iam => cfg!(feature = "iam"),
+        }
+    }
+}
+
+struct Flag {
+    long: &'static str,
+    short: Option<char>,
+    value: Option<&'static str>,
+    only: Option<Daemon>,
+    help: &'static str,
+}
+
+const DAEMON_FLAGS: [Flag; 6] = [
+    Flag { long: "config", short: Some('c'), value: Some("FILE"), only: None, help: "configuration file" },
+    Flag {
+        long: "verbose",
+        short: Some('v'),
+        value: Some("LEVEL"),
+        only: None,
+        help: "log level: debug, info, warning, error (default info)",
+    },
+    Flag {
+        long: "journal",
+        short: Some('j'),
+        value: None,
+        only: None,
+        help: "log to the systemd journal instead of standard output",
+    },
+    Flag {
+        long: "provisioning",
+        short: Some('p'),
+        value: None,
+        only: Some(Daemon::Iam),
+        help: "provisioning mode: servers without TLS, for a Unit that has no certificates yet",
+    },
+    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
+    Flag { long: "version", short: None, value: None, only: None, help: "show the version" },
+];
+
+const STATUS_FLAGS: [Flag; 3] = [
+    Flag { long: "json", short: None, value: None, only: None, help: "print JSON" },
+    Flag {
+        long: "run-dir",
+        short: None,
+        value: Some("DIR"),
+        only: None,
+        help: "where the daemons' status sockets are (default: $AOS_RUN_DIR, else /run/aos)",
+    },
+    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
+];
+
+const KEEP_FLAGS: [Flag; 2] = [
+    Flag { long: "dir", short: None, value: Some("DIR"), only: None, help: "folder of socket and records" },
+    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
+];
+
+/// Reads a command line; `args` begins with the program's own name.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command> {
+    let mut args = args.into_iter();
+    let program = args.next().unwrap_or_default();
+    // Upstream's units write `-provisioning`; to any other parser that is a bundle of short flags.
+    let rest = args.map(|arg| if arg == "-provisioning" { OsString::from("--provisioning") } else { arg });
+    let mut parser = lexopt::Parser::from_args(rest);
+
+    let called_as = program.to_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    if let Some(info) = DAEMONS.iter().find(|info| info.process == called_as) {
+        return daemon_command(info, &mut parser);
+    }
+    match parser.next()? {
+        None | Some(Arg::Short('h') | Arg::Long("help")) => Ok(Command::Print(overview())),
+        Some(Arg::Long("version")) => Ok(Command::Print(version())),
+        Some(Arg::Value(word)) => {
+            let word = word.to_string_lossy().into_owned();
+            if let Some(info) = DAEMONS.iter().find(|info| info.word == word) {
+                return daemon_command(info, &mut parser);
+            }
+            match word.as_str() {
+                "status" => status_command(&mut parser),
+                "keep" if cfg!(feature = "sm") => keep_command(&mut parser),
+                "help" => Ok(Command::Print(overview())),
+                _ => bail!("'{word}' is no command of this build; `aos --help` lists them"),
+            }
+        }
+        Some(other) => Err(anyhow!(other.unexpected()).context("a command comes first; `aos --help` lists them")),
+    }
+}
+
+fn daemon_command(info: &'static DaemonInfo, parser: &mut lexopt::Parser) -> Result<Command> {
+    if !info.daemon.is_built_in() {
+        bail!("this build does not contain `{}`; build with the cargo feature `{}`", info.word, info.word);
+    }
+    let mut flags = DaemonFlags {
+        config: PathBuf::from(info.default_config),
+        level: Level::INFO,
+        output: Output::Stdout,
+        provisioning: false,
+    };
+    while let Some(flag) = next_flag(parser, &DAEMON_FLAGS)? {
+        if flag.only.is_some_and(|only| only != info.daemon) {
+            bail!("`--{}` is not a flag of `aos {}`", flag.long, info.word);
+        }
+        match flag.long {
+            "config" => flags.config = parser.value()?.into(),
+            "verbose" => {
+                let word = parser.value()?.to_string_lossy().into_owned();
+                flags.level = aos_logging::parse_level(&word)
+                    .ok_or_else(|| anyhow!("'{word}' is no log level; known are debug, info, warning, error"))?;
+            }
+            "journal" => flags.output = Output::Journal,
+            "provisioning" => flags.provisioning = true,
+            "version" => return Ok(Command::Print(version())),
+            _ => return Ok(Command::Print(daemon_help(info))),
+        }
+    }
+    Ok(Command::Daemon(info.daemon, flags))
+}
+
+fn status_command(parser: &mut lexopt::Parser) -> Result<Command> {
+    let (mut run_dir, mut json) = (None, false);
+    while let Some(flag) = next_flag(parser, &STATUS_FLAGS)? {
+        match flag.long {
+            "json" => json = true,
+            "run-dir" => run_dir = Some(parser.value()?.into()),
+            _ => {
+                let about = "Shows cloud link, nodes, items, instances and certificates of this node.";
+                return Ok(Command::Print(help("aos status", about, &STATUS_FLAGS, None)));
+            }
+        }
+    }
+    Ok(Command::Status { run_dir, json })
+}
+
+fn keep_command(parser: &mut lexopt::Parser) -> Result<Command> {
+    let mut dir = None;
+    while let Some(flag) = next_flag(parser, &KEEP_FLAGS)? {
+        if flag.long == "dir" {
+            dir = Some(PathBuf::from(parser.value()?));
+        } else {
+            let about = "Keeps exit statuses and caps log files of services. Started by the Service Manager.";
+            return Ok(Command::Print(help("aos keep", about, &KEEP_FLAGS, None)));
+        }
+    }
+    dir.map(|dir| Command::Keep { dir }).ok_or_else(|| anyhow!("`aos keep` needs --dir DIR"))
+}
+
+/// The next flag of `table`, whose value, if it has one, is still to be taken from the parser.
+fn next_flag(parser: &mut lexopt::Parser, table: &'static [Flag]) -> Result<Option<&'static Flag>> {
+    let Some(arg) = parser.next()? else { return Ok(None) };
+    let found: Vec<&Flag> = match &arg {
+        Arg::Short(letter) => table.iter().filter(|flag| flag.short == Some(*letter)).collect(),
+        Arg::Long(name) => match table.iter().find(|flag| flag.long == *name) {
+            Some(exact) => vec![exact],
+            None => table.iter().filter(|flag| flag.long.starts_with(*name)).collect(),
+        },
+        Arg::Value(_) => Vec::new(),
+    };
+    match found.as_slice() {
+        [flag] => Ok(Some(flag)),
+        [] => Err(anyhow!(arg.unexpected()).context("see --help")),
+        _ => bail!("the flag is ambiguous, write it in full; see --help"),
+    }
+}
+
+fn version() -> String {
+    let parts: Vec<&str> = DAEMONS.iter().filter(|info| info.daemon.is_built_in()).map(|i| i.word).collect();
+    format!("aos {}\ncomponents: {}", env!("CARGO_PKG_VERSION"), parts.join(", "))
+}
+
+fn overview() -> String {
+    let mut text = String::from("AosEdge on the device.\n\nUsage: aos COMMAND [FLAGS]\n\nCommands:\n");
+    for info in DAEMONS.iter().filter(|info| info.daemon.is_built_in()) {
+        text.push_str(&format!("  {:<8} {} (also called {})\n", info.word, info.about, info.process));
+    }
+    text.push_str("  status   What runs here: cloud link, nodes, items, instances, certificates\n");
+    if cfg!(feature = "sm") {
+        text.push_str("  keep     Helper of the Service Manager that outlives it\n");
+    }
+    text.push_str("\n`aos COMMAND --help` shows a command's flags.\n");
+    text.push_str("\nExamples:\n  aos iam --config /etc/aos/iam.cfg --verbose debug\n  aos status --json\n");
+    text
+}
+
+fn daemon_help(info: &DaemonInfo) -> String {
+    help(&format!("aos {}", info.word), info.about, &DAEMON_FLAGS, Some(info))
+}
+
+fn help(command: &str, about: &str, table: &[Flag], daemon: Option<&DaemonInfo>) -> String {
+    let mut text = format!("{about}\n\nUsage: {command} [FLAGS]\n\nFlags:\n");
+    for flag in table {
+        if flag.only.is_some_and(|only| daemon.is_none_or(|info| info.daemon != only)) {
+            continue;
+        }
+        let short = flag.short.map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
+        let left = format!("{short}--{}{}", flag.long, flag.value.map(|v| format!(" {v}")).unwrap_or_default());
+        let default = match (flag.long, daemon) {
+            ("config", Some(info)) => format!(" (default {})", info.default_config),
+            _ => String::new(),
+        };
+        text.push_str(&format!("  {left:<24} {}{default}\n", flag.help));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn flags(config: &str, level: Level, output: Output, provisioning: bool) -> DaemonFlags {
+        DaemonFlags { config: config.into(), level, output, provisioning }
+    }
+
+    #[cfg(all(feature = "cm", feature = "iam"))]
+    #[test]
+    fn command_word_and_process_name_mean_the_same() {
+        let expected = Command::Daemon(Daemon::Cm, flags("x.cfg", Level::DEBUG, Output::Journal, false));
+        assert_eq!(read("aos cm -c x.cfg -v debug -j").unwrap(), expected);
+        assert_eq!(read("/usr/bin/aos_communicationmanager --config=x.cfg --verb debug --j").unwrap(), expected);
+    }
+
+    #[cfg(feature = "iam")]
+    #[test]
+    fn upstream_single_dash_provisioning_is_accepted() {
+        let expected = Command::Daemon(Daemon::Iam, flags("i.cfg", Level::INFO, Output::Stdout, true));
+        for line in ["aos iam -provisioning -c i.cfg", "aos_iamanager -p -c i.cfg", "aos iam --prov -c i.cfg"] {
+            assert_eq!(read(line).unwrap(), expected, "{line}");
+        }
+    }
+
+    #[cfg(feature = "cm")]
+    #[test]
+    fn mistakes_are_named() {
+        assert!(read("aos cm --provisioning").unwrap_err().to_string().contains("not a flag of `aos cm`"));
+        assert!(read("aos cm -v loud").unwrap_err().to_string().contains("'loud' is no log level"));
+        assert!(read("aos fly").unwrap_err().to_string().contains("'fly' is no command"));
+        assert!(read("aos cm --ve").is_err(), "--ve could be --verbose or --version");
+    }
+
+    #[test]
+    fn help_lists_what_is_built_in() {
+        let Command::Print(text) = read("aos --help").unwrap() else { panic!("help prints") };
+        for info in &DAEMONS {
+            assert_eq!(text.contains(info.process), info.daemon.is_built_in(), "{}", info.word);
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! The loop: one epoll over the listening socket, the clients, the signals, the log notifications and the
+//! pidfds of processes that are not our children.
+//!
+//! SIGCHLD and SIGTERM arrive through a signalfd and are blocked, except while a command is spawned: a child
+//! inherits the mask, and a container must not start with SIGTERM blocked. What is missed in that moment is
+//! made up for by reaping right after.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, Uid};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use crate::Error;
+use crate::connection::Connection;
+use crate::logs::Logs;
+use crate::process;
+use crate::protocol::{
+    Exit, Line, MAX_CLIENTS, MAX_LINE, Op, Outcome, Request, SOCKET_NAME, Start, Watched, is_valid_id,
+};
+use crate::records::Records;
+use crate::watch::{Table, describe};
+
+/// A runtime command that takes longer is killed.
+const COMMAND_LIMIT: Duration = Duration::from_mins(1);
+
+const TOKEN_LISTEN: u64 = 0;
+const TOKEN_SIGNAL: u64 = 1;
+const TOKEN_LOGS: u64 = 2;
+const TOKEN_CLIENT: u64 = 1 << 32;
+const TOKEN_PROCESS: u64 = 2 << 32;
+
+struct Pending {
+    seq: u64,
+    client: u64,
+    start: Start,
+    deadline: Instant,
+}
+
+/// The keeper's whole state.
+pub struct Server {
+    epoll: Epoll,
+    listener: UnixListener,
+    signals: SignalFd,
+    logs: Logs,
+    table: Table,
+    clients: BTreeMap<u64, Connection>,
+    next_client: u64,
+    pending: BTreeMap<i32, Pending>,
+}
+
+impl Server {
+    /// Takes up what an earlier keeper left and starts to listen.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        // A session of our own outlives the terminal and the process group of whoever started us; it fails
+        // harmlessly when we lead a group already.
+        let _ = nix::unistd::setsid();
+        fs::create_dir_all(dir).map_err(|source| Error::Folder { path: dir.to_owned(), source })?;
+        let listener = listen(&dir.join(SOCKET_NAME))?;
+        let system = |action| move |source| Error::System { action, source };
+        nix::sys::prctl::set_child_subreaper(true).map_err(system("become the child subreaper"))?;
+        let mask = signal_mask();
+        mask.thread_block().map_err(system("block signals"))?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(system("open the signal descriptor"))?;
+        let logs = Logs::new().map_err(system("watch log files"))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system("open the event queue"))?;
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(&listener, readable(TOKEN_LISTEN)).map_err(system("watch the socket"))?;
+        epoll.add(&signals, readable(TOKEN_SIGNAL)).map_err(system("watch signals"))?;
+        epoll.add(logs.descriptor(), readable(TOKEN_LOGS)).map_err(system("watch log files"))?;
+        let (table, earlier) = Table::load(Records::open(dir)?);
+        let mut server = Self {
+            epoll,
+            listener,
+            signals,
+            logs,
+            table,
+            clients: BTreeMap::new(),
+            next_client: 0,
+            pending: BTreeMap::new(),
+        };
+        for watched in earlier {
+            server.take_up(watched);
+        }
+        Ok(server)
+    }
+
+    /// Serves until SIGTERM.
+    pub fn run(mut self) -> Result<(), Error> {
+        let mut events = [EpollEvent::empty(); 16];
+        loop {
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(count) => count,
+                Err(nix::Error::EINTR) => 0,
+                Err(source) => return Err(Error::System { action: "wait for events", source }),
+            };
+            for event in events.iter().take(count) {
+                match event.data() {
+                    TOKEN_LISTEN => self.accept(),
+                    TOKEN_SIGNAL => {
+                        if self.on_signal() {
+                            return Ok(());
+                        }
+                    }
+                    TOKEN_LOGS => self.logs.on_written(Instant::now()),
+                    token if token >= TOKEN_PROCESS => self.on_process_gone(token - TOKEN_PROCESS),
+                    token => self.on_client(token - TOKEN_CLIENT, event.events()),
+                }
+            }
+            let now = Instant::now();
+            self.logs.look(now);
+            self.stop_overdue(now);
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let deadlines = self.pending.values().map(|pending| pending.deadline);
+        let Some(next) = deadlines.chain(self.logs.next_look()).min() else { return EpollTimeout::NONE };
+        let wait = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::NONE)
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let ours = getsockopt(&stream, PeerCredentials)
+                .is_ok_and(|peer| peer.uid() == Uid::effective().as_raw());
+            if !ours || self.clients.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
+                crate::note("a client was turned away");
+                continue;
+            }
+            let number = self.next_client;
+            self.next_client += 1;
+            if self.epoll.add(&stream, client_event(number, false)).is_ok() {
+                self.clients.insert(number, Connection::new(stream));
+            }
+        }
+    }
+
+    fn on_client(&mut self, number: u64, flags: EpollFlags) {
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        if flags.contains(EpollFlags::EPOLLOUT) && !client.flush() {
+            return self.drop_client(number);
+        }
+        if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            let Some(lines) = client.read_lines() else { return self.drop_client(number) };
+            for line in lines {
+                match serde_json::from_slice::<Request>(&line) {
+                    Ok(request) if line.len() <= MAX_LINE => self.on_request(number, request),
+                    _ => {
+                        self.send(
+                            number,
+                            &Line::Refused { seq: 0, message: "no request of ours".to_owned() },
+                        );
+                    }
+                }
+            }
+        }
+        self.update_interest(number);
+    }
+
+    fn on_request(&mut self, client: u64, Request { seq, op }: Request) {
+        let answer = match op {
+            Op::Start(start) => match self.start(client, seq, start) {
+                Ok(()) => return,
+                Err(message) => Err(message),
+            },
+            Op::Adopt { id, pid, start_time } => self.adopt(&id, pid, start_time),
+            Op::List => Ok(Outcome::List { watched: self.table.watched(), exits: self.table.exits() }),
+            Op::Ack { id, pid } => {
+                self.table.ack(&id, pid).map(|()| Outcome::Acked).map_err(|error| describe_error(&error))
+            }
+        };
+        let line = match answer {
+            Ok(result) => Line::Done { seq, result },
+            Err(message) => Line::Refused { seq, message },
+        };
+        self.send(client, &line);
+    }
+
+    fn start(&mut self, client: u64, seq: u64, start: Start) -> Result<(), String> {
+        if !is_valid_id(&start.id) {
+            return Err("the name is not usable".to_owned());
+        }
+        if self.table.get(&start.id).is_some() || self.pending.values().any(|p| p.start.id == start.id) {
+            return Err(format!("{} is started already", start.id));
+        }
+        if self.table.is_full() {
+            return Err("too many processes are watched".to_owned());
+        }
+        let _ = fs::remove_file(&start.pid_file);
+        let pid = spawn(&start).map_err(|error| format!("cannot run the command: {error}"))?;
+        self.pending.insert(pid, Pending { seq, client, start, deadline: Instant::now() + COMMAND_LIMIT });
+        self.reap();
+        Ok(())
+    }
+
+    fn adopt(&mut self, id: &str, pid: i32, start_time: u64) -> Result<Outcome, String> {
+        if !is_valid_id(id) || pid <= 1 {
+            return Err("the name or process ID is not usable".to_owned());
+        }
+        if self.table.get(id).is_some_and(|entry| entry.watched.pid == pid) {
+            return Ok(Outcome::Adopted);
+        }
+        if self.table.is_full() {
+            return Err("too many processes are watched".to_owned());
+        }
+        let watched = Watched { id: id.to_owned(), pid, start_time, log: None };
+        Ok(if self.take_up(watched) { Outcome::Adopted } else { Outcome::Gone })
+    }
+
+    /// Watches a process that is not our child; false when it is gone.
+    fn take_up(&mut self, watched: Watched) -> bool {
+        let pidfd = rustix::process::Pid::from_raw(watched.pid)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+            .filter(|_| process::is_running(watched.pid, watched.start_time));
+        let token = TOKEN_PROCESS + u64::from(watched.pid.unsigned_abs());
+        let added =
+            pidfd.filter(|fd| self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token)).is_ok());
+        let Some(pidfd) = added else {
+            if let Some(exit) = self.table.gone(&watched.id, watched.pid) {
+                self.push(&exit);
+            }
+            return false;
+        };
+        if let Some(log) = watched.log.clone() {
+            self.logs.add(&watched.id, log, Instant::now());
+        }
+        let id = watched.id.clone();
+        if let Err(error) = self.table.insert(watched, Some(pidfd)) {
+            crate::note(&format!("watch of {id} is not stored: {}", describe_error(&error)));
+        }
+        true
+    }
+
+    fn on_process_gone(&mut self, pid: u64) {
+        let Some(id) = i32::try_from(pid).ok().and_then(|pid| self.table.id_of(pid)) else { return };
+        if let Some(fd) = self.table.get(&id).and_then(|entry| entry.pidfd.as_ref()) {
+            let _ = self.epoll.delete(fd);
+            self.finish(&id, None, None);
+        }
+    }
+
+    /// Takes the pending signals; true when it is time to go.
+    fn on_signal(&mut self) -> bool {
+        let mut terminate = false;
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            terminate |= i32::try_from(info.ssi_signo).is_ok_and(|number| number != Signal::SIGCHLD as i32);
+        }
+        self.reap();
+        terminate
+    }
+
+    /// Collects every ended child. Commands first: the process a command left behind may be in the same batch.
+    fn reap(&mut self) {
+        let mut ended = Vec::new();
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => ended.push((pid.as_raw(), Some(code), None)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    ended.push((pid.as_raw(), None, Some(signal as i32)));
+                }
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        ended.retain(|&(pid, code, signal)| match self.pending.remove(&pid) {
+            Some(pending) => {
+                self.on_command_ended(pending, code.unwrap_or_else(|| 128 + signal.unwrap_or(0)));
+                false
+            }
+            None => true,
+        });
+        for (pid, code, signal) in ended {
+            if let Some(id) = self.table.id_of(pid) {
+                self.finish(&id, code, signal);
+            }
+        }
+    }
+
+    fn on_command_ended(&mut self, Pending { seq, client, start, .. }: Pending, status: i32) {
+        let line = match (status, read_pid(&start.pid_file)) {
+            (0, Some(pid)) => {
+                let watched = describe(&start.id, pid, Some(start.log.clone()));
+                let start_time = watched.start_time;
+                match self.table.insert(watched, None) {
+                    Ok(()) => {
+                        self.logs.add(&start.id, start.log, Instant::now());
+                        Line::Done { seq, result: Outcome::Started { pid, start_time } }
+                    }
+                    Err(error) => Line::Refused { seq, message: describe_error(&error) },
+                }
+            }
+            (0, None) => Line::Refused { seq, message: "the command wrote no process ID".to_owned() },
+            (status, _) => Line::Done { seq, result: Outcome::CommandFailed { status } },
+        };
+        self.send(client, &line);
+    }
+
+    fn finish(&mut self, id: &str, code: Option<i32>, signal: Option<i32>) {
+        self.logs.remove(id);
+        if let Some(exit) = self.table.ended(id, code, signal) {
+            self.push(&exit);
+        }
+    }
+
+    fn push(&mut self, exit: &Exit) {
+        let numbers: Vec<u64> = self.clients.keys().copied().collect();
+        for number in numbers {
+            self.send(number, &Line::Exit { exit: exit.clone() });
+        }
+    }
+
+    fn stop_overdue(&mut self, now: Instant) {
+        for (pid, pending) in &mut self.pending {
+            if pending.deadline <= now {
+                crate::note(&format!("the runtime command of {} takes too long, killed", pending.start.id));
+                let _ = nix::sys::signal::kill(Pid::from_raw(*pid), Signal::SIGKILL);
+                pending.deadline = now + COMMAND_LIMIT;
+            }
+        }
+    }
+
+    fn send(&mut self, number: u64, line: &Line) {
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        if client.send(line) {
+            self.update_interest(number);
+        } else {
+            self.drop_client(number);
+        }
+    }
+
+    fn update_interest(&mut self, number: u64) {
+        if let Some(client) = self.clients.get(&number) {
+            let mut event = client_event(number, client.wants_write());
+            let _ = self.epoll.modify(client.stream(), &mut event);
+        }
+    }
+
+    fn drop_client(&mut self, number: u64) {
+        if let Some(client) = self.clients.remove(&number) {
+            let _ = self.epoll.delete(client.stream());
+        }
+    }
+}
+
+fn client_event(number: u64, wants_write: bool) -> EpollEvent {
+    let flags = if wants_write { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+    EpollEvent::new(flags, TOKEN_CLIENT + number)
+}
+
+fn signal_mask() -> SigSet {
+    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+}
+
+fn listen(path: &PathBuf) -> Result<UnixListener, Error> {
+    let failed = |source| Error::Listen { path: path.clone(), source };
+    if UnixStream::connect(path).is_ok() {
+        return Err(Error::AlreadyServed { path: path.clone() });
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    nix::sys::stat::umask(mask);
+    let listener = bound.map_err(failed)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+fn spawn(start: &Start) -> io::Result<i32> {
+    let (program, arguments) = start.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let log: File = OpenOptions::new().append(true).create(true).mode(0o600).open(&start.log.path)?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().current_dir("/").stdin(Stdio::null());
+    command.stdout(log.as_fd().try_clone_to_owned()?).stderr(log);
+    for variable in &start.env {
+        if let Some((name, value)) = variable.split_once('=') {
+            command.env(name, value);
+        }
+    }
+    let mask = signal_mask();
+    mask.thread_unblock()?;
+    let spawned = command.spawn();
+    mask.thread_block()?;
+    Ok(spawned?.id().cast_signed())
+}
+
+fn read_pid(path: &Path) -> Option<i32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok().filter(|&pid| pid > 1)
+}
+
+fn describe_error(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

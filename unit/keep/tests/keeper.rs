@@ -1,0 +1,247 @@
+//! The keeper as its clients see it: a real process on a real socket, with `sh` in the place of the OCI
+//! runtime (it too leaves a detached process and a file with its ID behind).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use aos_keep::protocol::{Exit, Log, Op, Outcome, Start};
+use aos_keep::{Client, old_generation, process};
+
+const LONG: Duration = Duration::from_secs(10);
+
+struct Keeper {
+    dir: tempfile::TempDir,
+    child: Child,
+}
+
+impl Keeper {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let child = launch(dir.path());
+        Self { dir, child }
+    }
+
+    fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = launch(self.dir.path());
+    }
+
+    fn client(&self) -> Client {
+        wait_for(|| Client::connect(self.dir.path()).ok())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A start of `script` as the detached process.
+    fn order(&self, id: &str, script: &str) -> Start {
+        let pid_file = self.path(&format!("{id}.pid"));
+        let command = format!("sh -c '{script}' & echo $! > {}", pid_file.display());
+        Start {
+            id: id.to_owned(),
+            argv: vec!["/bin/sh".into(), "-c".into(), command],
+            pid_file,
+            log: Log { path: self.path(&format!("{id}.log")), max_bytes: 1000 },
+            env: vec!["PATH=/usr/bin:/bin".into(), "COLOUR=blue".into()],
+        }
+    }
+
+    fn run(&self, client: &mut Client, id: &str, script: &str) -> i32 {
+        match client.request(Op::Start(self.order(id, script))).unwrap() {
+            Outcome::Started { pid, .. } => pid,
+            other => panic!("not started: {other:?}"),
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Ok(mut client) = Client::connect(self.dir.path())
+            && let Ok(Outcome::List { watched, .. }) = client.request(Op::List)
+        {
+            for process in watched {
+                kill(process.pid);
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn launch(dir: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_aos-keep")).arg("--dir").arg(dir).spawn().unwrap()
+}
+
+fn kill(pid: i32) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+}
+
+#[allow(clippy::disallowed_methods, reason = "polls a condition with a deadline")]
+fn wait_for<T>(mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LONG;
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "condition not met in time");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn list(client: &mut Client) -> (Vec<String>, Vec<Exit>) {
+    match client.request(Op::List).unwrap() {
+        Outcome::List { watched, exits } => (watched.into_iter().map(|w| w.id).collect(), exits),
+        other => panic!("no list: {other:?}"),
+    }
+}
+
+#[test]
+fn exit_codes_and_signals_are_pushed_and_kept_until_acknowledged() {
+    let keeper = Keeper::start();
+    let mut client = keeper.client();
+    let pid = keeper.run(&mut client, "coded", "exit 7");
+    let exit = client.next_exit(LONG).unwrap();
+    assert_eq!((exit.id.as_str(), exit.pid, exit.code, exit.signal), ("coded", pid, Some(7), None));
+
+    let pid = keeper.run(&mut client, "killed", "exec sleep 600");
+    kill(pid);
+    let exit = client.next_exit(LONG).unwrap();
+    assert_eq!((exit.id.as_str(), exit.code, exit.signal), ("killed", None, Some(9)));
+
+    let (watched, exits) = list(&mut client);
+    assert!(watched.is_empty());
+    assert_eq!(exits.len(), 2);
+    client.request(Op::Ack { id: "killed".into(), pid: 1 }).unwrap();
+    assert_eq!(list(&mut client).1.len(), 2, "an acknowledgement of another process is no acknowledgement");
+    client.request(Op::Ack { id: "killed".into(), pid }).unwrap();
+    assert_eq!(list(&mut client).1.len(), 1);
+}
+
+#[test]
+fn an_exit_while_no_client_is_there_is_found_later_and_after_a_restart_of_the_keeper() {
+    let mut keeper = Keeper::start();
+    let mut client = keeper.client();
+    let gate = keeper.path("gate");
+    let pid = keeper.run(
+        &mut client,
+        "late",
+        &format!("while ! test -e {}; do sleep 0.01; done; exit 3", gate.display()),
+    );
+    drop(client);
+    let start = process::start_time(pid).unwrap();
+    fs::write(&gate, "").unwrap();
+    wait_for(|| (!process::is_running(pid, start)).then_some(()));
+    wait_for(|| keeper.path("exits/late").exists().then_some(()));
+    keeper.restart();
+    let (_, exits) = list(&mut keeper.client());
+    assert_eq!(exits.iter().map(|e| (e.id.as_str(), e.code)).collect::<Vec<_>>(), [("late", Some(3))]);
+}
+
+#[test]
+fn a_restarted_keeper_takes_up_what_runs_and_its_exit_is_noticed_without_status() {
+    let mut keeper = Keeper::start();
+    let mut client = keeper.client();
+    let pid = keeper.run(&mut client, "running", "exec sleep 600");
+    let start = process::start_time(pid).unwrap();
+    keeper.restart();
+    assert!(process::is_running(pid, start), "the process outlives the keeper");
+    let mut client = keeper.client();
+    assert_eq!(list(&mut client).0, ["running"]);
+    let adopt = Op::Adopt { id: "running".into(), pid, start_time: start };
+    assert_eq!(client.request(adopt).unwrap(), Outcome::Adopted);
+    kill(pid);
+    let exit = client.next_exit(LONG).unwrap();
+    assert_eq!((exit.id.as_str(), exit.pid, exit.code, exit.signal), ("running", pid, None, None));
+}
+
+#[test]
+fn a_process_that_is_gone_or_another_one_is_not_adopted() {
+    let keeper = Keeper::start();
+    let mut client = keeper.client();
+    let own = i32::try_from(std::process::id()).unwrap();
+    let wrong = process::start_time(own).unwrap() + 1;
+    let outcome = client.request(Op::Adopt { id: "other".into(), pid: own, start_time: wrong }).unwrap();
+    assert_eq!(outcome, Outcome::Gone);
+    assert_eq!(list(&mut client).1.len(), 1, "its end is reported with unknown status");
+}
+
+#[test]
+fn output_and_environment_reach_the_capped_log() {
+    let keeper = Keeper::start();
+    let mut client = keeper.client();
+    keeper.run(&mut client, "talker", "echo out $COLOUR; echo err >&2; kill -s TERM $$; exit 1");
+    let exit = client.next_exit(LONG).unwrap();
+    assert_eq!(exit.signal, Some(15), "the process starts with SIGTERM neither blocked nor ignored");
+    assert_eq!(fs::read_to_string(keeper.path("talker.log")).unwrap(), "out blue\nerr\n");
+
+    let log = keeper.path("flood.log");
+    keeper.run(&mut client, "flood", "while :; do echo 0123456789; sleep 0.001; done");
+    wait_for(|| old_generation(&log).exists().then_some(()));
+    wait_for(|| fs::metadata(&log).is_ok_and(|meta| meta.len() < 1000).then_some(()));
+    assert!(fs::metadata(old_generation(&log)).unwrap().len() <= 1000);
+}
+
+#[test]
+fn failing_commands_and_bad_requests_watch_nothing() {
+    let keeper = Keeper::start();
+    let mut client = keeper.client();
+    let mut order = keeper.order("bad", "true");
+    order.argv = vec!["/bin/sh".into(), "-c".into(), "exit 5".into()];
+    assert_eq!(client.request(Op::Start(order.clone())).unwrap(), Outcome::CommandFailed { status: 5 });
+    order.argv = vec!["/nonexistent/runtime".into()];
+    client.request(Op::Start(order.clone())).unwrap_err();
+    order.id = "../escape".into();
+    client.request(Op::Start(order)).unwrap_err();
+    assert_eq!(list(&mut client), (vec![], vec![]));
+    let mode = fs::metadata(keeper.path("keep.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn the_same_name_is_not_started_twice() {
+    let keeper = Keeper::start();
+    let mut client = keeper.client();
+    keeper.run(&mut client, "one", "exec sleep 600");
+    client.request(Op::Start(keeper.order("one", "exec sleep 600"))).unwrap_err();
+}
+
+#[test]
+fn unreadable_and_endless_lines_hurt_only_their_sender() {
+    use std::io::{Read, Write};
+    let keeper = Keeper::start();
+    let mut client = keeper.client();
+    let mut bad = UnixStream::connect(keeper.path("keep.sock")).unwrap();
+    bad.write_all(b"{\"seq\":1,\"op\":\"explode\"}\n").unwrap();
+    let mut answer = [0u8; 64];
+    assert!(bad.read(&mut answer).unwrap() > 0);
+    while bad.write_all(&[b'x'; 8192]).is_ok() {}
+    list(&mut client);
+}
+
+#[test]
+fn sigterm_ends_the_keeper_and_leaves_the_process_alone() {
+    let mut keeper = Keeper::start();
+    let mut client = keeper.client();
+    let pid = keeper.run(&mut client, "stays", "exec sleep 600");
+    let start = process::start_time(pid).unwrap();
+    let keeper_pid = nix::unistd::Pid::from_raw(i32::try_from(keeper.child.id()).unwrap());
+    nix::sys::signal::kill(keeper_pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(keeper.child.wait().unwrap().success());
+    assert!(process::is_running(pid, start));
+    kill(pid);
+}
+
+#[test]
+fn a_second_keeper_for_the_same_folder_ends_at_once() {
+    let keeper = Keeper::start();
+    keeper.client();
+    assert!(!launch(keeper.dir.path()).wait().unwrap().success());
+}

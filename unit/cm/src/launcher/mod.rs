@@ -1,0 +1,3 @@
+//! Launcher: decides where instances run and keeps their records.
+
+pub mod placement;

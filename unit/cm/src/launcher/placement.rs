@@ -1,0 +1,422 @@
+//! Where instances run: a pure and deterministic choice.
+//!
+//! Instances are placed in the order given (priority first). An instance that runs stays where it is as long
+//! as that place still fits it. Only when keeping everything in place would leave an instance without room is
+//! the order of priority enforced strictly, and instances of lower priority may move.
+//!
+//! Candidates are filtered by node, labels, resources, runtime type, platform, CPU, RAM and room for one more
+//! instance; of the nodes left those with the highest priority count; of these the one with most free CPU, then
+//! most free RAM, then the lowest identifier wins.
+
+use std::collections::BTreeMap;
+
+use aos_ids::{Digest, ItemKind, NodeId, RuntimeId};
+use aos_status::{AosCode, ErrorInfo};
+
+/// Runtime types that an item without a list of its own accepts.
+const DEFAULT_RUNTIMES: [&str; 2] = ["crun", "runc"];
+/// Instances of a runtime that names no limit.
+const DEFAULT_MAX_INSTANCES: u64 = 256;
+/// Share of a quota that is reserved when nothing else is said, percent.
+const DEFAULT_RATIO: f64 = 50.0;
+
+/// Platform of an image or of a runtime; empty text = not said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Platform {
+    /// OCI architecture name or a usual other name of it.
+    pub architecture: String,
+    /// For instance `v8`.
+    pub variant: String,
+    /// Operating system.
+    pub os: String,
+    /// Its version.
+    pub os_version: String,
+    /// Its features; an image needs all of its own.
+    pub os_features: Vec<String>,
+}
+
+/// Percentages of quotas that a node reserves.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Ratios {
+    /// CPU, percent.
+    pub cpu: Option<f64>,
+    /// RAM, percent.
+    pub ram: Option<f64>,
+    /// Storage, percent.
+    pub storage: Option<f64>,
+    /// State, percent.
+    pub state: Option<f64>,
+}
+
+/// A runtime of a node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Runtime {
+    /// Its identifier.
+    pub id: RuntimeId,
+    /// Its type: `crun`, `runc`, or the codename of a component.
+    pub kind: String,
+    /// Own CPU pool, DMIPS; `None` = the node's.
+    pub cpu: Option<u64>,
+    /// Own RAM pool, bytes; `None` = the node's.
+    pub ram: Option<u64>,
+    /// Most instances; 0 = 256.
+    pub max_instances: u64,
+    /// What it runs on.
+    pub platform: Platform,
+}
+
+/// A node that may take instances.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Its identifier.
+    pub id: NodeId,
+    /// Higher is preferred.
+    pub priority: u64,
+    /// Labels it carries.
+    pub labels: Vec<String>,
+    /// Shares of quotas reserved on it.
+    pub ratios: Ratios,
+    /// CPU capacity, DMIPS.
+    pub cpu: u64,
+    /// RAM capacity, bytes.
+    pub ram: u64,
+    /// Shared resources and how many instances may have each; 0 = unlimited.
+    pub resources: Vec<(String, u64)>,
+    /// Its runtimes.
+    pub runtimes: Vec<Runtime>,
+}
+
+/// Amounts of the four resources an instance asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// DMIPS.
+    pub cpu: Option<u64>,
+    /// Bytes.
+    pub ram: Option<u64>,
+    /// Bytes.
+    pub storage: Option<u64>,
+    /// Bytes.
+    pub state: Option<u64>,
+}
+
+/// One way to run an item: a manifest of its index.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Variant {
+    /// Digest of the manifest.
+    pub manifest: Option<Digest>,
+    /// Platform of the image.
+    pub platform: Platform,
+    /// Accepted runtime types; empty = `crun` and `runc`.
+    pub runtimes: Vec<String>,
+    /// All requests count as 0.
+    pub skip_limits: bool,
+    /// Limits.
+    pub quota: Amounts,
+    /// What is to be reserved, when it differs from the rule.
+    pub requested: Amounts,
+    /// Node resources needed.
+    pub resources: Vec<String>,
+}
+
+/// A place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Node.
+    pub node: NodeId,
+    /// Runtime on it.
+    pub runtime: RuntimeId,
+    /// Manifest to run there.
+    pub manifest: Option<Digest>,
+}
+
+/// An instance to be placed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wish<'a> {
+    /// Services have limits and need resources, components do not.
+    pub kind: ItemKind,
+    /// Labels the node must carry.
+    pub labels: &'a [String],
+    /// The item's variants in order of preference, or why there are none.
+    pub variants: Result<&'a [Variant], ErrorInfo>,
+    /// Where it runs now.
+    pub present: Option<(&'a NodeId, &'a RuntimeId)>,
+    /// The only place it may run.
+    pub pinned: Option<(&'a NodeId, &'a RuntimeId)>,
+}
+
+/// Storage and state space of the Unit; `None` = not known, not limited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes for storages.
+    pub storage: Option<u64>,
+    /// Bytes for states.
+    pub state: Option<u64>,
+    /// Both lie on one partition: `storage` counts for both.
+    pub common: bool,
+}
+
+/// Decides a place for every wish, in the order given.
+pub fn place(wishes: &[Wish<'_>], nodes: &[Node], space: Space) -> Vec<Result<Place, ErrorInfo>> {
+    let kept = attempt(wishes, nodes, space, true);
+    let short = |result: &Result<Place, ErrorInfo>| result.is_err();
+    let Some(first) = kept.iter().position(short) else { return kept };
+    let strict = attempt(wishes, nodes, space, false);
+    match strict.iter().position(short) {
+        None => strict,
+        Some(place) if place > first => strict,
+        Some(_) => kept,
+    }
+}
+
+/// One pass. With `keep`, all instances that run reserve their places before any other is placed.
+fn attempt(wishes: &[Wish<'_>], nodes: &[Node], space: Space, keep: bool) -> Vec<Result<Place, ErrorInfo>> {
+    let mut room = Room::new(nodes, space);
+    let mut results: Vec<Option<Result<Place, ErrorInfo>>> = vec![None; wishes.len()];
+    if keep {
+        for (wish, result) in wishes.iter().zip(&mut results) {
+            if wish.present.is_some() {
+                *result = room.keep(wish).map(Ok);
+            }
+        }
+    }
+    let rest = wishes.iter().zip(results).map(|(wish, result)| match result {
+        Some(result) => result,
+        None => room.keep(wish).map_or_else(|| room.choose(wish), Ok),
+    });
+    rest.collect()
+}
+
+struct Room<'a> {
+    nodes: &'a [Node],
+    /// Per node: free CPU and RAM.
+    free: Vec<(u64, u64)>,
+    /// Per node and runtime: free own CPU, own RAM, instances.
+    runtimes: Vec<Vec<(Option<u64>, Option<u64>, u64)>>,
+    /// Per node and resource name: left; `None` = unlimited.
+    resources: Vec<BTreeMap<&'a str, Option<u64>>>,
+    space: Space,
+}
+
+#[derive(Clone, Copy)]
+struct Needs {
+    cpu: u64,
+    ram: u64,
+    storage: u64,
+    state: u64,
+}
+
+impl<'a> Room<'a> {
+    fn new(nodes: &'a [Node], space: Space) -> Self {
+        let count = |max: u64| if max == 0 { DEFAULT_MAX_INSTANCES } else { max };
+        Self {
+            nodes,
+            free: nodes.iter().map(|node| (node.cpu, node.ram)).collect(),
+            runtimes: nodes
+                .iter()
+                .map(|node| node.runtimes.iter().map(|r| (r.cpu, r.ram, count(r.max_instances))).collect())
+                .collect(),
+            resources: nodes
+                .iter()
+                .map(|node| {
+                    let left = |count: u64| if count == 0 { None } else { Some(count) };
+                    node.resources.iter().map(|(name, count)| (name.as_str(), left(*count))).collect()
+                })
+                .collect(),
+            space,
+        }
+    }
+
+    /// Reserves the present place when it still fits.
+    fn keep(&mut self, wish: &Wish<'_>) -> Option<Place> {
+        let (node, runtime) = wish.present?;
+        let variants = wish.variants.as_ref().ok()?;
+        let n = self.nodes.iter().position(|known| known.id == *node)?;
+        let r = self.nodes[n].runtimes.iter().position(|known| known.id == *runtime)?;
+        variants.iter().find_map(|variant| {
+            let fits = self.candidates(wish, variant).ok()?.contains(&(n, r));
+            if fits { self.reserve(wish, variant, n, r).ok() } else { None }
+        })
+    }
+
+    /// The best place by the rules, for the first variant that has one.
+    fn choose(&mut self, wish: &Wish<'_>) -> Result<Place, ErrorInfo> {
+        let variants = wish.variants.clone()?;
+        let mut last = not_found("item has no manifest");
+        for variant in variants {
+            match self.best(wish, variant).and_then(|(n, r)| self.reserve(wish, variant, n, r)) {
+                Ok(place) => return Ok(place),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn best(&self, wish: &Wish<'_>, variant: &Variant) -> Result<(usize, usize), ErrorInfo> {
+        let candidates = self.candidates(wish, variant)?;
+        let top = candidates.iter().map(|(n, _)| self.nodes[*n].priority).max().unwrap_or(0);
+        let rank = |&(n, r): &(usize, usize)| {
+            let node = &self.nodes[n];
+            let (cpu, ram) = (self.cpu(n, r), self.ram(n, r));
+            (std::cmp::Reverse((cpu, ram)), node.id.clone(), node.runtimes[r].kind.clone())
+        };
+        candidates
+            .into_iter()
+            .filter(|(n, _)| self.nodes[*n].priority == top)
+            .min_by_key(rank)
+            .ok_or_else(|| not_found("no nodes"))
+    }
+
+    fn cpu(&self, n: usize, r: usize) -> u64 {
+        self.runtimes[n][r].0.unwrap_or(self.free[n].0)
+    }
+
+    fn ram(&self, n: usize, r: usize) -> u64 {
+        self.runtimes[n][r].1.unwrap_or(self.free[n].1)
+    }
+
+    /// All places that pass every filter; the error names the first filter that left none.
+    fn candidates(&self, wish: &Wish<'_>, variant: &Variant) -> Result<Vec<(usize, usize)>, ErrorInfo> {
+        let service = wish.kind != ItemKind::Component;
+        let mut left: Vec<usize> = (0..self.nodes.len()).collect();
+        let some = |left: &[usize], what: &str| if left.is_empty() { Err(not_found(what)) } else { Ok(()) };
+        left.retain(|n| wish.pinned.is_none_or(|(node, _)| self.nodes[*n].id == *node));
+        some(&left, "no nodes with given ID")?;
+        left.retain(|n| wish.labels.iter().all(|label| self.nodes[*n].labels.contains(label)));
+        some(&left, "no nodes with instance labels")?;
+        if service {
+            left.retain(|n| {
+                let have = &self.resources[*n];
+                variant
+                    .resources
+                    .iter()
+                    .all(|name| have.get(name.as_str()).is_some_and(|count| *count != Some(0)))
+            });
+            some(&left, "no nodes with instance resources")?;
+        }
+        let mut places: Vec<(usize, usize)> =
+            left.into_iter().flat_map(|n| (0..self.nodes[n].runtimes.len()).map(move |r| (n, r))).collect();
+        let some =
+            |places: &[(usize, usize)], what| if places.is_empty() { Err(not_found(what)) } else { Ok(()) };
+        places.retain(|&(n, r)| {
+            let runtime = &self.nodes[n].runtimes[r];
+            let listed = if variant.runtimes.is_empty() {
+                DEFAULT_RUNTIMES.contains(&runtime.kind.as_str())
+            } else {
+                variant.runtimes.contains(&runtime.kind)
+            };
+            listed && wish.pinned.is_none_or(|(_, id)| runtime.id == *id)
+        });
+        some(&places, "no nodes with instance runtime")?;
+        places.retain(|&(n, r)| runs_on(&variant.platform, &self.nodes[n].runtimes[r].platform));
+        some(&places, "no nodes with instance platform")?;
+        if service {
+            places.retain(|&(n, r)| self.cpu(n, r) >= needs(variant, &self.nodes[n].ratios).cpu);
+            some(&places, "no nodes with available CPU")?;
+            places.retain(|&(n, r)| self.ram(n, r) >= needs(variant, &self.nodes[n].ratios).ram);
+            some(&places, "no nodes with available RAM")?;
+        }
+        places.retain(|&(n, r)| self.runtimes[n][r].2 > 0);
+        some(&places, "no runtime with room for an instance")?;
+        Ok(places)
+    }
+
+    fn reserve(
+        &mut self,
+        wish: &Wish<'_>,
+        variant: &Variant,
+        n: usize,
+        r: usize,
+    ) -> Result<Place, ErrorInfo> {
+        let node = &self.nodes[n];
+        if wish.kind != ItemKind::Component {
+            let needs = needs(variant, &node.ratios);
+            self.space = self.space.take(needs)?;
+            let runtime = &mut self.runtimes[n][r];
+            let cpu = runtime.0.as_mut().unwrap_or(&mut self.free[n].0);
+            *cpu = cpu.saturating_sub(needs.cpu);
+            let ram = runtime.1.as_mut().unwrap_or(&mut self.free[n].1);
+            *ram = ram.saturating_sub(needs.ram);
+            for name in &variant.resources {
+                if let Some(Some(count)) = self.resources[n].get_mut(name.as_str()) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+        }
+        self.runtimes[n][r].2 = self.runtimes[n][r].2.saturating_sub(1);
+        Ok(Place { node: node.id.clone(), runtime: node.runtimes[r].id.clone(), manifest: variant.manifest })
+    }
+}
+
+impl Space {
+    fn take(mut self, needs: Needs) -> Result<Self, ErrorInfo> {
+        let less = |pool: &mut Option<u64>, amount: u64, what: &str| {
+            if let Some(left) = pool {
+                *left = left.checked_sub(amount).ok_or_else(|| ErrorInfo::new(AosCode::NoMemory, what))?;
+            }
+            Ok::<(), ErrorInfo>(())
+        };
+        less(&mut self.storage, needs.storage, "not enough storage space")?;
+        let state = if self.common { &mut self.storage } else { &mut self.state };
+        less(state, needs.state, "not enough state space")?;
+        Ok(self)
+    }
+}
+
+fn not_found(what: &str) -> ErrorInfo {
+    ErrorInfo::new(AosCode::NotFound, what)
+}
+
+fn needs(variant: &Variant, ratios: &Ratios) -> Needs {
+    let one = |requested: Option<u64>, quota: Option<u64>, ratio: Option<f64>| -> u64 {
+        if variant.skip_limits {
+            return 0;
+        }
+        match (requested, quota) {
+            (Some(requested), quota) => requested.min(quota.unwrap_or(u64::MAX)),
+            (None, Some(quota)) => share(quota, ratio.unwrap_or(DEFAULT_RATIO)),
+            (None, None) => 0,
+        }
+    };
+    Needs {
+        cpu: one(variant.requested.cpu, variant.quota.cpu, ratios.cpu),
+        ram: one(variant.requested.ram, variant.quota.ram, ratios.ram),
+        storage: one(variant.requested.storage, variant.quota.storage, ratios.storage),
+        state: one(variant.requested.state, variant.quota.state, ratios.state),
+    }
+}
+
+/// `percent` of `amount`, at most all of it, rounded half up.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // 0..=amount
+fn share(amount: u64, percent: f64) -> u64 {
+    ((amount as f64) * (percent.clamp(0.0, 100.0) / 100.0) + 0.5).floor() as u64
+}
+
+/// One name for each architecture, as OCI writes it.
+fn architecture(name: &str) -> String {
+    let name = name.trim().to_ascii_lowercase();
+    match name.as_str() {
+        "x86_64" | "x86-64" | "x64" => "amd64".into(),
+        "aarch64" | "arm64/v8" => "arm64".into(),
+        "i386" | "i486" | "i586" | "i686" | "x86" => "386".into(),
+        "armv7" | "armv7l" | "armhf" => "arm".into(),
+        _ => name,
+    }
+}
+
+fn runs_on(image: &Platform, runtime: &Platform) -> bool {
+    let arch = architecture(&image.architecture);
+    let variant = |platform: &Platform| {
+        let text = platform.variant.to_ascii_lowercase();
+        if text.is_empty() && arch == "arm64" { "v8".to_owned() } else { text }
+    };
+    let given = |wanted: &str, have: &str| wanted.is_empty() || wanted.eq_ignore_ascii_case(have);
+    (arch.is_empty() || arch == architecture(&runtime.architecture))
+        && (image.variant.is_empty() || variant(image) == variant(runtime))
+        && given(&image.os, &runtime.os)
+        && given(&image.os_version, &runtime.os_version)
+        && image.os_features.iter().all(|feature| runtime.os_features.contains(feature))
+}
+
+#[cfg(test)]
+#[path = "placement_tests.rs"]
+mod tests;

@@ -1,0 +1,475 @@
+//! The rules of the Unit's networks: who gets which subnet, VLAN, address and firewall rule.
+//!
+//! Pure: every call changes the value and names the records that changed. The shell works on a clone and
+//! keeps it only after the records are stored, so memory and disk never disagree.
+//!
+//! A network belongs to an owner (provider) and is one /16 with one VLAN number 1..=4094. What a requester may
+//! reach is derived from the allowed connections and the exposed ports of all known instances, never stored:
+//! a target that comes later simply makes the derived list longer, and the requester's node is told.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+
+use aos_ids::{InstanceIdent, NodeId, OwnerId};
+use serde::{Deserialize, Serialize};
+
+use super::pool::{Addresses, Subnet, all_subnets};
+
+/// Most networks of one Unit.
+pub const MAX_NETWORKS: usize = 4;
+/// Most exposed ports, allowed connections and host names of one instance.
+const MAX_PER_INSTANCE: usize = 64;
+
+/// Why a request cannot be served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// The owner has no network here.
+    #[error("network not found")]
+    NetworkNotFound,
+    /// The node is not part of that network.
+    #[error("host not found")]
+    HostNotFound,
+    /// All subnets are used or overlap a route of the host.
+    #[error("no available subnet")]
+    NoSubnet,
+    /// Every VLAN number is taken.
+    #[error("no available VLAN number")]
+    NoVlan,
+    /// The subnet is full.
+    #[error("no available address in {0}")]
+    NoAddress(Subnet),
+    /// Somebody else has that name.
+    #[error("host already exists: {0}")]
+    HostTaken(String),
+    /// `item/port[/proto]` expected.
+    #[error("unsupported allowed connections format: '{0}'")]
+    BadAllowedConnection(String),
+    /// `port[/proto]` expected.
+    #[error("unsupported exposed port format: '{0}'")]
+    BadExposedPort(String),
+    /// More entries than any peer can hold.
+    #[error("an instance may have at most {MAX_PER_INSTANCE} ports, connections and names each")]
+    TooMany,
+}
+
+/// One accepted flow, as the Service Manager's firewall gets it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rule {
+    /// Address of the target instance.
+    pub dst_ip: Ipv4Addr,
+    /// Port text as the target exposes it.
+    pub dst_port: String,
+    /// `tcp` or `udp`.
+    pub proto: String,
+    /// Address of the requesting instance.
+    pub src_ip: Ipv4Addr,
+}
+
+/// A port with its protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Number or range, compared as text.
+    pub port: String,
+    /// `tcp` when not given.
+    pub proto: String,
+}
+
+impl Port {
+    fn parse(text: &str) -> Result<Self, NetworkError> {
+        let bad = || NetworkError::BadExposedPort(text.chars().take(80).collect());
+        let mut parts = text.split('/');
+        let port = parts.next().map(str::trim).filter(|part| !part.is_empty()).ok_or_else(bad)?;
+        let proto = parts.next().unwrap_or("tcp");
+        if parts.next().is_some() || proto.is_empty() {
+            return Err(bad());
+        }
+        Ok(Self { port: port.to_owned(), proto: proto.to_ascii_lowercase() })
+    }
+}
+
+/// A wish to reach a port of another item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// Item to reach; all its instances.
+    pub item: String,
+    /// Port of it.
+    pub port: Port,
+}
+
+impl Allowed {
+    fn parse(text: &str) -> Result<Self, NetworkError> {
+        let bad = || NetworkError::BadAllowedConnection(text.chars().take(160).collect());
+        let (item, port) = text.split_once('/').ok_or_else(bad)?;
+        if item.is_empty() {
+            return Err(bad());
+        }
+        Ok(Self { item: item.to_owned(), port: Port::parse(port).map_err(|_| bad())? })
+    }
+}
+
+/// Network part of one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Owner of the network it is in.
+    pub network: OwnerId,
+    /// Node it runs on.
+    pub node: NodeId,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// What it exposes.
+    pub ports: Vec<Port>,
+    /// What it wants to reach.
+    pub allowed: Vec<Allowed>,
+    /// Its names.
+    pub hosts: Vec<String>,
+}
+
+/// What the Service Manager asks for an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Host names.
+    pub hosts: Vec<String>,
+    /// `item/port[/proto]` each.
+    pub allowed: Vec<String>,
+    /// `port[/proto]` each.
+    pub ports: Vec<String>,
+}
+
+/// Answer to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeParams {
+    /// Subnet of the network.
+    pub subnet: Subnet,
+    /// Address of the node's bridge.
+    pub ip: Ipv4Addr,
+    /// VLAN number.
+    pub vlan: u16,
+}
+
+/// Answer to an allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceParams {
+    /// Subnet of the network.
+    pub subnet: Subnet,
+    /// Address of the instance.
+    pub ip: Ipv4Addr,
+    /// All flows it may open now.
+    pub rules: Vec<Rule>,
+}
+
+/// A record to store, or to drop when its value is `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Subnet and VLAN of an owner.
+    Network(OwnerId, Option<(Subnet, u16)>),
+    /// Address of a node in a network.
+    Host(OwnerId, NodeId, Option<Ipv4Addr>),
+    /// Network part of an instance.
+    Instance(InstanceIdent, Option<Instance>),
+}
+
+/// A node must be told the complete rule list of one of its instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Node of the requester.
+    pub node: NodeId,
+    /// The requester.
+    pub instance: InstanceIdent,
+    /// Its complete list.
+    pub rules: Vec<Rule>,
+}
+
+/// What a call changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Records to store, in order.
+    pub changes: Vec<Change>,
+    /// Nodes to tell.
+    pub notices: Vec<Notice>,
+}
+
+#[derive(Debug, Clone)]
+struct Network {
+    subnet: Subnet,
+    vlan: u16,
+    hosts: BTreeMap<NodeId, Ipv4Addr>,
+    addresses: Addresses,
+}
+
+/// All networks of the Unit.
+#[derive(Debug, Clone)]
+pub struct Networks {
+    free: VecDeque<Subnet>,
+    networks: BTreeMap<OwnerId, Network>,
+    instances: BTreeMap<InstanceIdent, Instance>,
+}
+
+impl Default for Networks {
+    fn default() -> Self {
+        Self { free: all_subnets(), networks: BTreeMap::new(), instances: BTreeMap::new() }
+    }
+}
+
+impl Networks {
+    /// Takes a stored record up again. Records that contradict earlier ones are refused with `false`.
+    pub fn restore(&mut self, record: Change) -> bool {
+        match record {
+            Change::Network(owner, Some((subnet, vlan))) => {
+                if self.networks.values().any(|net| net.vlan == vlan || net.subnet.overlaps(subnet)) {
+                    return false;
+                }
+                self.free.retain(|free| !free.overlaps(subnet));
+                let network =
+                    Network { subnet, vlan, hosts: BTreeMap::new(), addresses: Addresses::of(subnet) };
+                self.networks.insert(owner, network);
+                true
+            }
+            Change::Host(owner, node, Some(ip)) => self.networks.get_mut(&owner).is_some_and(|network| {
+                let good = network.subnet.contains(ip) && network.addresses.occupy(ip);
+                if good {
+                    network.hosts.insert(node, ip);
+                }
+                good
+            }),
+            Change::Instance(ident, Some(instance)) => {
+                let good = self.networks.get_mut(&instance.network).is_some_and(|network| {
+                    network.subnet.contains(instance.ip) && network.addresses.occupy(instance.ip)
+                });
+                if good {
+                    self.instances.insert(ident, instance);
+                }
+                good
+            }
+            _ => false,
+        }
+    }
+
+    /// Parameters of `node` in the network of `owner`; makes the network and the host entry when absent.
+    /// `routes` are the networks the host reaches already, `random` any number, to choose the VLAN.
+    pub fn node_params(
+        &mut self,
+        owner: &OwnerId,
+        node: &NodeId,
+        routes: &[Subnet],
+        random: u16,
+    ) -> Result<(NodeParams, Effects), NetworkError> {
+        let mut effects = Effects::default();
+        if !self.networks.contains_key(owner) {
+            if self.networks.len() >= MAX_NETWORKS {
+                return Err(NetworkError::NoSubnet);
+            }
+            let vlan = self.free_vlan(random).ok_or(NetworkError::NoVlan)?;
+            let place = self
+                .free
+                .iter()
+                .position(|subnet| !routes.iter().any(|route| route.overlaps(*subnet)))
+                .ok_or(NetworkError::NoSubnet)?;
+            let subnet = self.free.remove(place).ok_or(NetworkError::NoSubnet)?;
+            let network = Network { subnet, vlan, hosts: BTreeMap::new(), addresses: Addresses::of(subnet) };
+            self.networks.insert(owner.clone(), network);
+            effects.changes.push(Change::Network(owner.clone(), Some((subnet, vlan))));
+        }
+        let network = self.networks.get_mut(owner).ok_or(NetworkError::NetworkNotFound)?;
+        let ip = if let Some(ip) = network.hosts.get(node) {
+            *ip
+        } else {
+            let ip = network.addresses.take().ok_or(NetworkError::NoAddress(network.subnet))?;
+            network.hosts.insert(node.clone(), ip);
+            effects.changes.push(Change::Host(owner.clone(), node.clone(), Some(ip)));
+            ip
+        };
+        Ok((NodeParams { subnet: network.subnet, ip, vlan: network.vlan }, effects))
+    }
+
+    fn free_vlan(&self, random: u16) -> Option<u16> {
+        (0..4094u16)
+            .map(|step| 1 + (random % 4094 + step) % 4094)
+            .find(|vlan| !self.networks.values().any(|network| network.vlan == *vlan))
+    }
+
+    /// Gives an instance its address and rules, or gives the same again.
+    pub fn allocate(
+        &mut self,
+        ident: &InstanceIdent,
+        owner: &OwnerId,
+        node: &NodeId,
+        wanted: Wanted,
+    ) -> Result<(InstanceParams, Effects), NetworkError> {
+        let network = self.networks.get(owner).ok_or(NetworkError::NetworkNotFound)?;
+        if !network.hosts.contains_key(node) {
+            return Err(NetworkError::HostNotFound);
+        }
+        if [wanted.hosts.len(), wanted.allowed.len(), wanted.ports.len()]
+            .iter()
+            .any(|n| *n > MAX_PER_INSTANCE)
+        {
+            return Err(NetworkError::TooMany);
+        }
+        let ports = wanted.ports.iter().map(|text| Port::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        let allowed =
+            wanted.allowed.iter().map(|text| Allowed::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        let taken = self
+            .instances
+            .iter()
+            .filter(|(other, _)| *other != ident)
+            .find_map(|(_, other)| wanted.hosts.iter().find(|name| other.hosts.contains(name)));
+        if let Some(name) = taken {
+            return Err(NetworkError::HostTaken(name.clone()));
+        }
+
+        let before = self.all_rules();
+        let mut effects = Effects::default();
+        let known = self.instances.get(ident).filter(|known| known.network == *owner).map(|known| known.ip);
+        let ip = if let Some(ip) = known {
+            ip
+        } else {
+            self.drop_instance(ident, &mut effects);
+            let network = self.networks.get_mut(owner).ok_or(NetworkError::NetworkNotFound)?;
+            network.addresses.take().ok_or(NetworkError::NoAddress(network.subnet))?
+        };
+        let instance =
+            Instance { network: owner.clone(), node: node.clone(), ip, ports, allowed, hosts: wanted.hosts };
+        if self.instances.get(ident) != Some(&instance) {
+            self.instances.insert(ident.clone(), instance.clone());
+            effects.changes.push(Change::Instance(ident.clone(), Some(instance)));
+        }
+        self.notice_changes(&before, Some(ident), &mut effects);
+        let subnet =
+            self.networks.get(owner).map(|network| network.subnet).ok_or(NetworkError::NetworkNotFound)?;
+        Ok((InstanceParams { subnet, ip, rules: self.rules(ident) }, effects))
+    }
+
+    /// Gives an instance's address back. An unknown instance is no error.
+    pub fn release(&mut self, ident: &InstanceIdent, node: &NodeId) -> Effects {
+        let mut effects = Effects::default();
+        if self.instances.get(ident).is_some_and(|known| known.node == *node) {
+            let before = self.all_rules();
+            self.drop_instance(ident, &mut effects);
+            self.notice_changes(&before, None, &mut effects);
+        }
+        effects
+    }
+
+    /// Takes a node out of a network, with all its instances there.
+    pub fn release_node(&mut self, owner: &OwnerId, node: &NodeId) -> Result<Effects, NetworkError> {
+        let network = self.networks.get(owner).ok_or(NetworkError::NetworkNotFound)?;
+        if !network.hosts.contains_key(node) {
+            return Err(NetworkError::HostNotFound);
+        }
+        let before = self.all_rules();
+        let mut effects = Effects::default();
+        for ident in self.idents(|known| known.node == *node && known.network == *owner) {
+            self.drop_instance(&ident, &mut effects);
+        }
+        if let Some(network) = self.networks.get_mut(owner) {
+            if let Some(ip) = network.hosts.remove(node) {
+                network.addresses.release(ip);
+                effects.changes.push(Change::Host(owner.clone(), node.clone(), None));
+            }
+            if network.hosts.is_empty() {
+                let subnet = network.subnet;
+                self.networks.remove(owner);
+                self.free.push_back(subnet);
+                effects.changes.push(Change::Network(owner.clone(), None));
+            }
+        }
+        self.notice_changes(&before, None, &mut effects);
+        Ok(effects)
+    }
+
+    /// Brings our view and the node's together: what the node no longer has is released, and instances whose
+    /// rule list differs from ours are told the right one. `present` is what the node says it has.
+    pub fn sync(&mut self, node: &NodeId, present: &BTreeMap<InstanceIdent, Vec<Rule>>) -> Effects {
+        let before = self.all_rules();
+        let mut effects = Effects::default();
+        for ident in self.idents(|known| known.node == *node) {
+            if !present.contains_key(&ident) {
+                self.drop_instance(&ident, &mut effects);
+            }
+        }
+        self.notice_changes(&before, None, &mut effects);
+        for (ident, theirs) in present {
+            let ours = self.rules(ident);
+            let mut theirs = theirs.clone();
+            theirs.sort();
+            let told = effects.notices.iter().any(|notice| notice.instance == *ident);
+            if ours != theirs && !told && self.instances.get(ident).is_some_and(|known| known.node == *node) {
+                effects.notices.push(Notice { node: node.clone(), instance: ident.clone(), rules: ours });
+            }
+        }
+        effects
+    }
+
+    /// All flows the instance may open now, sorted. Instances in the same subnet need none.
+    pub fn rules(&self, ident: &InstanceIdent) -> Vec<Rule> {
+        let Some(requester) = self.instances.get(ident) else { return Vec::new() };
+        let mut rules: Vec<Rule> = requester
+            .allowed
+            .iter()
+            .flat_map(|allowed| {
+                self.instances
+                    .iter()
+                    .filter(move |(target, known)| {
+                        target.item.as_str() == allowed.item
+                            && known.network != requester.network
+                            && known.ports.contains(&allowed.port)
+                    })
+                    .map(move |(_, known)| Rule {
+                        dst_ip: known.ip,
+                        dst_port: allowed.port.port.clone(),
+                        proto: allowed.port.proto.clone(),
+                        src_ip: requester.ip,
+                    })
+            })
+            .collect();
+        rules.sort();
+        rules.dedup();
+        rules
+    }
+
+    /// Address and names of all instances, for the hosts file.
+    pub fn hosts(&self) -> impl Iterator<Item = (Ipv4Addr, &[String])> {
+        self.instances
+            .values()
+            .filter(|known| !known.hosts.is_empty())
+            .map(|known| (known.ip, known.hosts.as_slice()))
+    }
+
+    fn idents(&self, wanted: impl Fn(&Instance) -> bool) -> Vec<InstanceIdent> {
+        self.instances.iter().filter(|(_, known)| wanted(known)).map(|(ident, _)| ident.clone()).collect()
+    }
+
+    fn drop_instance(&mut self, ident: &InstanceIdent, effects: &mut Effects) {
+        if let Some(known) = self.instances.remove(ident) {
+            if let Some(network) = self.networks.get_mut(&known.network) {
+                network.addresses.release(known.ip);
+            }
+            effects.changes.push(Change::Instance(ident.clone(), None));
+        }
+    }
+
+    fn all_rules(&self) -> BTreeMap<InstanceIdent, Vec<Rule>> {
+        let requesters = self.instances.iter().filter(|(_, known)| !known.allowed.is_empty());
+        requesters.map(|(ident, _)| (ident.clone(), self.rules(ident))).collect()
+    }
+
+    /// Notices for requesters whose list differs from `before`; `asker` gets its list in the answer.
+    fn notice_changes(
+        &self,
+        before: &BTreeMap<InstanceIdent, Vec<Rule>>,
+        asker: Option<&InstanceIdent>,
+        effects: &mut Effects,
+    ) {
+        for (instance, old) in before {
+            let Some(known) = self.instances.get(instance) else { continue };
+            let rules = self.rules(instance);
+            if rules != *old && Some(instance) != asker {
+                effects.notices.push(Notice { node: known.node.clone(), instance: instance.clone(), rules });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -1,0 +1,4 @@
+//! Networks of the Unit: numbers and rules only; interfaces are the Service Managers' work.
+
+pub mod core;
+pub mod pool;

@@ -1,0 +1,4 @@
+//! Update manager.
+
+pub mod desired;
+pub mod machine;

@@ -1,1 +1,38 @@
-//! Test hosts: boxes, Units and clouds that tests and the demo run on
+//! Test hosts: clouds and Units made of the real programs, on this machine, without touching it.
+//!
+//! A [`Site`] owns a folder and everything that runs for it. A [`NodeBox`] gives a Unit namespaces of its own,
+//! [`Link`]s carry bytes between it and the host and can be cut. [`Cloud`] and [`Unit`] run the programs in
+//! them; [`Operator`] drives them through the real command line. When a site ends, by drop, by panic or by
+//! `kill -9` of its owner, nothing of it is left: no process, mount, namespace, cgroup or file.
+//!
+//! Needs root. Works on hosts with cgroup v1, hybrid or v2, with or without systemd.
+
+pub mod binaries;
+pub mod boxes;
+pub mod cgroups;
+pub mod error;
+pub mod helper;
+pub mod link;
+pub mod process;
+pub mod registry;
+pub mod site;
+pub mod wait;
+
+pub use boxes::NodeBox;
+pub use error::{Error, Result};
+pub use link::Link;
+pub use process::Process;
+pub use site::Site;
+pub use wait::{wait_for, wait_for_or_last};
+
+/// An error with all its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

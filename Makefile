@@ -1,0 +1,41 @@
+# Everything a person or the CI does here. `make` alone shows the list.
+# All targets can be run again at any time.
+
+CARGO ?= cargo
+DEMO_EXIT ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build build-debug demo test bench test-full lint
+
+help: ## show this list
+	@echo "Targets:"
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "make demo DEMO_EXIT=1 ends by itself; its exit status is 0 only if the service answered."
+
+setup: ## install the Debian packages that are missing (needs root; starts no service)
+	@packaging/setup-host.sh
+
+build: setup ## build the programs, release
+	@echo "== building the programs (release; the first time takes a few minutes)"
+	$(CARGO) build --release --locked -p aos -p aos-cloud -p aosctl -p aos-testbed
+
+demo: build ## run cloud and one Unit, deploy a service, call it (stays until Ctrl-C)
+	@DEMO_EXIT=$(DEMO_EXIT) target/release/aos-demo
+
+build-debug: setup
+	@echo "== building the programs for the tests"
+	$(CARGO) build --locked --workspace --bins
+
+lint: setup ## formatting and clippy, as the tests demand it
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+test: lint build-debug ## formatting, lints and all tests; ends with a summary line
+	@tests/run.sh
+
+bench: build ## measure memory, sizes and times; writes target/bench/results.jsonl
+	@target/release/aos-bench
+
+test-full: test build ## `make test`, then the demo on Debian with systemd and cgroup v2 in a virtual machine
+	@packaging/vm/run.sh

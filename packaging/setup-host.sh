@@ -1,0 +1,58 @@
+#!/bin/bash
+# Installs what building, demo and tests need and this Debian machine lacks. No service is started.
+#
+# usage: setup-host.sh [EXTRA-PACKAGE...]
+set -euo pipefail
+
+say() { echo "setup: $*"; }
+fail() { echo "setup: $*" >&2; exit 1; }
+
+command -v cargo >/dev/null || fail "cargo is missing. Install a Rust toolchain (1.95 or newer), for example with https://rustup.rs, and run this again."
+
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+missing=()
+need() { # PACKAGE TEST...: the package is wanted when the test fails
+  local package=$1; shift
+  "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+need crun command -v crun
+need runc command -v runc
+need softhsm2 test -e /usr/lib/softhsm/libsofthsm2.so
+need nftables command -v nft
+need iproute2 command -v ip
+need util-linux command -v nsenter
+need busybox-static installed busybox-static
+if ! command -v cc >/dev/null; then missing+=(gcc libc6-dev); fi
+for package in "$@"; do need "$package" installed "$package"; done
+
+if [ ${#missing[@]} -eq 0 ]; then
+  say "everything needed is installed"
+  exit 0
+fi
+
+command -v apt-get >/dev/null || fail "missing: ${missing[*]}. This machine has no apt-get; install them by hand and run this again."
+[ "$(id -u)" = 0 ] || fail "missing: ${missing[*]}. Installing needs root: run \`sudo make setup\` (or as root), then this again."
+
+# Packages may want to start their services. The policy file is how Debian lets us say no.
+policy=/usr/sbin/policy-rc.d
+saved=$policy.before-aos
+restore() {
+  if [ -e "$saved" ]; then mv -f "$saved" "$policy"; else rm -f "$policy"; fi
+}
+if [ -e "$saved" ]; then mv -f "$saved" "$policy"; fi
+if [ -e "$policy" ]; then mv "$policy" "$saved"; fi
+trap restore EXIT
+printf '#!/bin/sh\nexit 101\n' > "$policy"
+chmod 755 "$policy"
+
+say "installing ${missing[*]} (services are not started)"
+export DEBIAN_FRONTEND=noninteractive
+install() { apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
+if ! install 2>/dev/null; then
+  say "refreshing the package lists first"
+  apt-get update -qq
+  install || fail "apt-get could not install ${missing[*]}; its messages are above"
+fi
+say "done"

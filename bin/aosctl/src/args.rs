@@ -156,6 +156,9 @@ pub struct Provision {
     /// Seconds to wait for the Unit to answer and its nodes to appear.
     #[arg(long, default_value_t = 60)]
     pub wait: u64,
+    /// Forget an earlier run that was cut off, and make new keys.
+    #[arg(long)]
+    pub restart: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -51,7 +51,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             UnitCommand::List => units::list(&cloud, &out).await,
             UnitCommand::Show { unit } => units::show(&cloud, &unit, &out).await,
             UnitCommand::Status { unit, watch } => units::status(&cloud, &unit, watch, &out).await,
-            UnitCommand::Provision(provision) => provision::provision(&cloud, &provision, &out).await,
+            UnitCommand::Provision(provision) => provision::provision(&cloud, &home, &provision, &out).await,
             UnitCommand::Deprovision { unit } => units::deprovision(&cloud, &unit, &out).await,
             UnitCommand::Delete { unit } => units::delete(&cloud, &unit, &out).await,
         },

@@ -2,10 +2,10 @@
 //!
 //! Keys are files with mode 0600 in a folder with mode 0700.
 
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Where profiles live: `$AOSCTL_HOME`, else `$XDG_CONFIG_HOME/aosctl`, else `~/.config/aosctl`.
@@ -67,14 +67,28 @@ impl Home {
         })
     }
 
+    /// Keeps `value` until [`Home::forget`], so that work that is cut off can be taken up.
+    pub fn remember<T: Serialize>(&self, file: &str, value: &T) -> Result<()> {
+        aos_durable::create_dir(&self.0, 0o700).context("cannot make the folder for unfinished work")?;
+        aos_durable::write_atomic(&self.0.join(file), &serde_json::to_vec(value)?, 0o600)
+            .context("cannot save unfinished work")
+    }
+
+    /// What was kept, if it is there and readable.
+    pub fn recall<T: DeserializeOwned>(&self, file: &str) -> Result<Option<T>> {
+        let kept = aos_durable::read_bounded(&self.0.join(file), LARGEST_FILE)
+            .context("cannot read unfinished work")?;
+        Ok(kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    pub fn forget(&self, file: &str) -> Result<()> {
+        aos_durable::remove_durably(&self.0.join(file)).context("cannot remove finished work")
+    }
+
     /// Saves `profile`; `profile.json` comes last, so that a half-written profile is not taken for one.
     pub fn save(&self, name: &str, profile: &Profile) -> Result<PathBuf> {
         let dir = self.dir(name)?;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .with_context(|| format!("cannot make {}", dir.display()))?;
+        aos_durable::create_dir(&dir, 0o700).context("cannot make the folder for credentials")?;
         let settings = serde_json::to_vec_pretty(&Settings { cloud: profile.cloud.clone() })?;
         let files: [(&str, &[u8]); 4] = [
             ("ca.pem", &profile.ca_pem),
@@ -83,14 +97,17 @@ impl Home {
             ("profile.json", &settings),
         ];
         for (file, content) in files {
-            aos_durable::write_atomic(&dir.join(file), content, 0o600).context("cannot save the credentials")?;
+            aos_durable::write_atomic(&dir.join(file), content, 0o600)
+                .context("cannot save the credentials")?;
         }
         Ok(dir)
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    aos_durable::read_bounded(path, LARGEST_FILE).context("cannot read the saved credentials")
+    aos_durable::read_bounded(path, LARGEST_FILE)
+        .context("cannot read the saved credentials")?
+        .with_context(|| format!("{} is missing; run `aosctl login` again", path.display()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,408 @@
+//! First provisioning of a Unit: its nodes make keys, the cloud signs them, the nodes install the certificates.
+//!
+//! Speaks iamanager v6 in plaintext, as a Unit without certificates offers it, in the order the official
+//! provisioning tool uses. What was asked is saved before the cloud is called, so that a run that was cut
+//! off is taken up where it stopped: keys are not made twice and the cloud answers an equal request equally.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use aos_unit_api::common::v2::ErrorInfo;
+use aos_unit_api::iamanager::v6::{
+    self, iam_certificate_service_client::IamCertificateServiceClient,
+    iam_provisioning_service_client::IamProvisioningServiceClient,
+    iam_public_identity_service_client::IamPublicIdentityServiceClient,
+    iam_public_nodes_service_client::IamPublicNodesServiceClient,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::args::Provision;
+use crate::cloud::Cloud;
+use crate::output::{Output, elements, text};
+use crate::profile::Home;
+
+const DEFAULT_PORT: u16 = 8089;
+/// Start and finish run external commands on the Unit (disk encryption), which take minutes.
+const STEP_TIMEOUT: Duration = Duration::from_mins(10);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What one run asks of the cloud; saved until the Unit is finished.
+#[derive(Serialize, Deserialize)]
+struct Plan {
+    system_id: String,
+    main_node: String,
+    nodes: Vec<String>,
+    request: Value,
+}
+
+pub async fn provision(cloud: &Cloud, home: &Home, args: &Provision, out: &Output) -> Result<()> {
+    let me = cloud.get("users/me/").await?;
+    if me["role"] != "oem" {
+        bail!(
+            "provisioning needs an OEM user, this profile is '{}'; choose one with --profile",
+            text(&me, "/role")
+        );
+    }
+    let unit = Unit::connect(&args.unit, Duration::from_secs(args.wait), out).await?;
+    let system = unit.system().await?;
+    let saved = format!("provisioning-{}.json", hex::encode(&system.system_id));
+    if args.restart {
+        home.forget(&saved)?;
+    }
+    let plan = match home.recall::<Plan>(&saved)? {
+        Some(plan) if plan.system_id == system.system_id => {
+            out.progress(&format!("taking up the provisioning of {} that was cut off", system.system_id));
+            plan
+        }
+        _ => {
+            refuse_if_known(cloud, &system.system_id).await?;
+            let plan = prepare(&unit, &system, args, out).await?;
+            home.remember(&saved, &plan)?;
+            plan
+        }
+    };
+    out.progress("asking the cloud to sign");
+    let issued = cloud
+        .post("units/provisioning/", &plan.request)
+        .await
+        .context("the cloud did not register the Unit")?;
+    install(&unit, &plan, &issued, out).await?;
+    home.forget(&saved)?;
+    let listed = cloud.get(&format!("units/?system_uid={}", plan.system_id)).await.unwrap_or_default();
+    let summary = json!({
+        "system_uid": plan.system_id,
+        "id": elements(&listed).first().map(|unit| unit["id"].clone()),
+        "nodes": plan.nodes,
+    });
+    out.show(&summary, |unit| format!("Unit {} is provisioned", text(unit, "/system_uid")))
+}
+
+/// A Unit that the cloud knows as provisioned keeps its certificates until an operator says otherwise.
+async fn refuse_if_known(cloud: &Cloud, system_id: &str) -> Result<()> {
+    let listed = cloud.get(&format!("units/?system_uid={system_id}")).await?;
+    let status = elements(&listed).first().map(|unit| text(unit, "/status")).unwrap_or_default();
+    if !status.is_empty() && status != "new" {
+        bail!(
+            "the cloud knows Unit {system_id} as '{status}'; deprovision it first: aosctl unit deprovision {system_id}"
+        );
+    }
+    Ok(())
+}
+
+/// Keys and signing requests of all nodes, main node first.
+async fn prepare(unit: &Unit, system: &v6::SystemInfo, args: &Provision, out: &Output) -> Result<Plan> {
+    let mut nodes = unit.nodes(args.nodes, Duration::from_secs(args.wait), out).await?;
+    let is_main =
+        |node: &v6::NodeInfo| node.attrs.iter().any(|attr| attr.name.eq_ignore_ascii_case("MainNode"));
+    nodes.sort_by_key(|node| (!is_main(node), node.node_id.clone()));
+    let main_node = nodes.first().filter(|node| is_main(node)).map(|node| node.node_id.clone());
+    let main_node = main_node.context("no node says that it is the main node (attribute MainNode)")?;
+
+    let mut passwords = BTreeMap::new();
+    let mut signing = Signing::default();
+    for node in &nodes {
+        let password = random_password()?;
+        out.progress(&format!("node {}: making keys", node.node_id));
+        unit.start(&node.node_id, &password).await?;
+        for cert_type in unit.cert_types(&node.node_id).await? {
+            let csr = unit.create_key(&node.node_id, &cert_type, &password).await?;
+            signing.add(&node.node_id, &cert_type, &csr);
+        }
+        passwords.insert(node.node_id.clone(), password);
+    }
+    // One text field in some Units holds both; newer ones tell the version apart.
+    let (model, version) = match system.unit_model.split_once(';') {
+        Some((model, version)) => (model.to_owned(), version.to_owned()),
+        None => (system.unit_model.clone(), system.version.clone()),
+    };
+    let mut request = json!({
+        "hardware_id": system.system_id,
+        "system_uid": system.system_id,
+        "model_name": model,
+        "model_version": if version.is_empty() { "Unknown".to_owned() } else { version },
+        "provisioning_software": format!("aosctl:{}", env!("CARGO_PKG_VERSION")),
+        "additional_csrs": signing.additional,
+        "nodes": nodes.iter().map(describe_node).collect::<Vec<_>>(),
+        "secure_data": json!({ "version": "2.0.0", "nodes": passwords }).to_string(),
+    });
+    for (key, value) in signing.cloud_facing {
+        request[key] = value;
+    }
+    Ok(Plan {
+        system_id: system.system_id.clone(),
+        main_node,
+        nodes: nodes.into_iter().map(|node| node.node_id).collect(),
+        request,
+    })
+}
+
+#[derive(Default)]
+struct Signing {
+    cloud_facing: BTreeMap<String, Value>,
+    additional: Vec<Value>,
+}
+
+impl Signing {
+    fn add(&mut self, node: &str, cert_type: &str, csr: &str) {
+        if cert_type == "online" || cert_type == "offline" {
+            self.cloud_facing.insert(format!("{cert_type}_public_csr"), csr.into());
+            self.cloud_facing.insert(format!("{cert_type}_public_node_id"), node.into());
+        } else {
+            self.additional.push(json!({ "cert_type": cert_type, "csr": csr, "node_id": node }));
+        }
+    }
+}
+
+async fn install(unit: &Unit, plan: &Plan, issued: &Value, out: &Output) -> Result<()> {
+    let mut certificates: Vec<(String, String, String)> = Vec::new();
+    for cert_type in ["online", "offline"] {
+        if let Some(chain) = issued[format!("{cert_type}_certificate")].as_str().filter(|c| !c.is_empty()) {
+            let holder =
+                plan.request[format!("{cert_type}_public_node_id")].as_str().unwrap_or(&plan.main_node);
+            certificates.push((holder.to_owned(), cert_type.to_owned(), chain.to_owned()));
+        }
+    }
+    for entry in elements(&issued["additional_certs"]) {
+        let node = text(entry, "/node_id");
+        let node = if node.is_empty() { plan.main_node.clone() } else { node };
+        certificates.push((node, text(entry, "/cert_type"), text(entry, "/cert")));
+    }
+    let asked = plan.request["additional_csrs"].as_array().map_or(0, Vec::len)
+        + ["online_public_csr", "offline_public_csr"]
+            .iter()
+            .filter(|key| !plan.request[**key].is_null())
+            .count();
+    if certificates.len() != asked {
+        bail!("the cloud signed {} certificates of the {asked} asked for", certificates.len());
+    }
+    out.progress(&format!("installing {asked} certificates"));
+    for (node, cert_type, chain) in &certificates {
+        unit.apply_cert(node, cert_type, chain).await?;
+    }
+    // The main node restarts its servers when it is finished, so it comes last.
+    for node in plan.nodes.iter().filter(|node| **node != plan.main_node).chain([&plan.main_node]) {
+        unit.finish(node).await?;
+        out.progress(&format!("node {node}: provisioned"));
+    }
+    Ok(())
+}
+
+/// The Identity and Access Manager of a Unit's main node in provisioning mode.
+struct Unit {
+    channel: Channel,
+}
+
+impl Unit {
+    async fn connect(address: &str, wait: Duration, out: &Output) -> Result<Self> {
+        let address =
+            if address.contains(':') { address.to_owned() } else { format!("{address}:{DEFAULT_PORT}") };
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .with_context(|| format!("'{address}' is no address of a Unit; expected HOST[:PORT]"))?
+            .connect_timeout(Duration::from_secs(10));
+        let deadline = Instant::now() + wait;
+        let mut told = false;
+        loop {
+            match endpoint.connect().await {
+                Ok(channel) => {
+                    let unit = Self { channel };
+                    match unit.system().await {
+                        Ok(_) => return Ok(unit),
+                        Err(error) if Instant::now() >= deadline => return Err(error),
+                        Err(_) => {}
+                    }
+                }
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(error).with_context(|| {
+                        format!(
+                            "no Unit answers at {address}; is its `aos iam --provisioning` running and the port reachable?"
+                        )
+                    });
+                }
+                Err(_) => {}
+            }
+            if !told {
+                out.progress(&format!("waiting for the Unit at {address}"));
+                told = true;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn system(&self) -> Result<v6::SystemInfo> {
+        let answer = IamPublicIdentityServiceClient::new(self.channel.clone()).get_system_info(()).await;
+        Ok(answer.map_err(status).context("the Unit does not tell its identity")?.into_inner())
+    }
+
+    async fn nodes(&self, wanted: usize, wait: Duration, out: &Output) -> Result<Vec<v6::NodeInfo>> {
+        let mut client = IamPublicNodesServiceClient::new(self.channel.clone());
+        let deadline = Instant::now() + wait;
+        let mut seen = usize::MAX;
+        let ids = loop {
+            let ids = client.get_all_node_i_ds(()).await.map_err(status)?.into_inner().ids;
+            if ids.len() >= wanted.max(1) {
+                break ids;
+            }
+            if Instant::now() >= deadline {
+                bail!("the Unit shows {} of {wanted} nodes; start the others or lower --nodes", ids.len());
+            }
+            if seen != ids.len() {
+                seen = ids.len();
+                out.progress(&format!("waiting for nodes: {seen} of {wanted}"));
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        let mut nodes = Vec::new();
+        for node_id in ids {
+            let info = client.get_node_info(v6::GetNodeInfoRequest { node_id }).await.map_err(status)?;
+            nodes.push(info.into_inner());
+        }
+        Ok(nodes)
+    }
+
+    fn provisioning(&self) -> IamProvisioningServiceClient<Channel> {
+        IamProvisioningServiceClient::new(self.channel.clone())
+    }
+
+    fn certificates(&self) -> IamCertificateServiceClient<Channel> {
+        IamCertificateServiceClient::new(self.channel.clone())
+    }
+
+    async fn start(&self, node: &str, password: &str) -> Result<()> {
+        let request = v6::StartProvisioningRequest { node_id: node.into(), password: password.into() };
+        let answer = self.provisioning().start_provisioning(timed(request)).await.map_err(status)?;
+        refused(answer.into_inner().error).with_context(|| format!("node {node} does not start provisioning"))
+    }
+
+    async fn cert_types(&self, node: &str) -> Result<Vec<String>> {
+        let request = v6::GetCertTypesRequest { node_id: node.into() };
+        let answer = self.provisioning().get_cert_types(request).await.map_err(status)?;
+        Ok(answer.into_inner().types)
+    }
+
+    async fn create_key(&self, node: &str, cert_type: &str, password: &str) -> Result<String> {
+        let request = v6::CreateKeyRequest {
+            node_id: node.into(),
+            subject: String::new(),
+            r#type: cert_type.into(),
+            password: password.into(),
+        };
+        let answer = self.certificates().create_key(timed(request)).await.map_err(status)?.into_inner();
+        refused(answer.error).with_context(|| format!("node {node} makes no key of type {cert_type}"))?;
+        Ok(answer.csr)
+    }
+
+    async fn apply_cert(&self, node: &str, cert_type: &str, chain: &str) -> Result<()> {
+        let request =
+            v6::ApplyCertRequest { node_id: node.into(), r#type: cert_type.into(), cert: chain.into() };
+        let answer = self.certificates().apply_cert(timed(request)).await.map_err(status)?.into_inner();
+        refused(answer.error).with_context(|| {
+            format!("node {node} refuses its {cert_type} certificate; begin anew with --restart if its keys are gone")
+        })
+    }
+
+    async fn finish(&self, node: &str) -> Result<()> {
+        let request = v6::FinishProvisioningRequest { node_id: node.into(), password: String::new() };
+        match self.provisioning().finish_provisioning(timed(request)).await {
+            Ok(answer) => refused(answer.into_inner().error)
+                .with_context(|| format!("node {node} does not finish provisioning")),
+            // The finish command restarts the Unit's software, which may cut this very connection.
+            Err(error) if error.code() == tonic::Code::Unavailable => Ok(()),
+            Err(error) => Err(status(error)),
+        }
+    }
+}
+
+fn timed<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(STEP_TIMEOUT);
+    request
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "an adapter for map_err")]
+fn status(status: tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("the Unit answered {:?}: {}", status.code(), status.message())
+}
+
+fn refused(error: Option<ErrorInfo>) -> Result<()> {
+    match error {
+        Some(error) => bail!("{} (code {})", error.message, error.aos_code),
+        None => Ok(()),
+    }
+}
+
+fn describe_node(node: &v6::NodeInfo) -> Value {
+    let cpu = |cpu: &v6::CpuInfo| {
+        let arch = cpu.arch_info.clone().unwrap_or_default();
+        let family = if arch.variant.is_empty() {
+            arch.architecture.clone()
+        } else {
+            format!("{}/{}", arch.architecture, arch.variant)
+        };
+        json!({
+            "modelName": cpu.model_name,
+            "totalNumCores": cpu.num_cores,
+            "totalNumThreads": cpu.num_threads,
+            "arch": family,
+            "archFamily": arch.architecture,
+        })
+    };
+    let os = node.os_info.clone().unwrap_or_default();
+    let partitions = node
+        .partitions
+        .iter()
+        .map(|part| json!({ "name": part.name, "types": part.types, "totalSize": part.total_size }))
+        .collect::<Vec<_>>();
+    let attrs: BTreeMap<_, _> =
+        node.attrs.iter().map(|attr| (attr.name.clone(), attr.value.clone())).collect();
+    json!({
+        "id": node.node_id,
+        "type": node.node_type,
+        "name": node.title,
+        "cpus": node.cpus.iter().map(cpu).collect::<Vec<_>>(),
+        "maxDmips": node.max_dmips,
+        "totalRam": node.total_ram,
+        "osType": format!("{} {}", os.os, os.version).trim(),
+        "attrs": attrs,
+        "partitions": partitions,
+        "status": node.state,
+    })
+}
+
+/// 15 letters and digits from the system's generator; the owner password of a node's tokens.
+fn random_password() -> Result<String> {
+    const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut password = String::new();
+    while password.len() < 15 {
+        let mut byte = [0];
+        aws_lc_rs::rand::fill(&mut byte).ok().context("the system's random generator failed")?;
+        // Bytes past the last whole multiple of 62 would favour the first letters.
+        if byte[0] < 248 {
+            password.push(char::from(LETTERS[usize::from(byte[0] % 62)]));
+        }
+    }
+    Ok(password)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_fresh_letters_and_digits() {
+        let (one, two) = (random_password().unwrap(), random_password().unwrap());
+        assert_ne!(one, two);
+        assert!(one.len() == 15 && one.chars().all(|c| c.is_ascii_alphanumeric()));
+    }
+
+    #[test]
+    fn requests_name_the_node_of_each_key() {
+        let mut signing = Signing::default();
+        signing.add("main", "online", "CSR1");
+        signing.add("main", "cm", "CSR2");
+        assert_eq!(signing.cloud_facing["online_public_node_id"], "main");
+        assert_eq!(signing.additional[0]["cert_type"], "cm");
+    }
+}

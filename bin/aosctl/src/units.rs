@@ -1,0 +1,123 @@
+//! Looking at Units.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::cloud::Cloud;
+use crate::output::{Output, elements, table, text};
+
+pub async fn list(cloud: &Cloud, out: &Output) -> Result<()> {
+    let units = cloud.get("units/").await?;
+    out.show(&units, |units| {
+        let rows: Vec<_> = elements(units)
+            .iter()
+            .map(|unit| {
+                ["/system_uid", "/status", "/online_status", "/last_online_changed_at", "/id"]
+                    .map(|field| text(unit, field))
+                    .to_vec()
+            })
+            .collect();
+        table(&["UNIT", "STATUS", "LINK", "SINCE", "ID"], &rows)
+    })
+}
+
+pub async fn show(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
+    let mut document = cloud.get(&format!("units/{unit}/")).await?;
+    let certificates = cloud.get(&format!("units/{unit}/certificates/")).await?;
+    document["certificates"] = Value::Array(elements(&certificates).to_vec());
+    out.show(&document, |unit| {
+        let facts = ["/system_uid", "/id", "/status", "/online_status", "/last_online_changed_at"];
+        let rows: Vec<_> = facts
+            .iter()
+            .map(|fact| vec![fact.trim_start_matches('/').to_owned(), text(unit, fact)])
+            .collect();
+        let certificates: Vec<_> = elements(&unit["certificates"])
+            .iter()
+            .map(|c| {
+                ["/cert_type", "/node_id", "/serial", "/valid_till", "/status"].map(|f| text(c, f)).to_vec()
+            })
+            .collect();
+        format!(
+            "{}\n{}",
+            table(&["UNIT", ""], &rows),
+            table(&["CERTIFICATE", "NODE", "SERIAL", "VALID TILL", "STATUS"], &certificates)
+        )
+    })
+}
+
+pub async fn status(cloud: &Cloud, unit: &str, watch: bool, out: &Output) -> Result<()> {
+    let mut document = cloud.get(&format!("units/{unit}/status/")).await?;
+    out.show(&document, describe)?;
+    if !watch {
+        return Ok(());
+    }
+    loop {
+        let revision = document["revision"].as_u64().context("the cloud sent a status without revision")?;
+        let next = cloud.get(&format!("units/{unit}/status/?after={revision}&wait=30")).await?;
+        if next["revision"] == document["revision"] {
+            continue;
+        }
+        document = next;
+        if !out.is_json() {
+            println!();
+        }
+        out.show(&document, describe)?;
+    }
+}
+
+pub async fn deprovision(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
+    cloud.delete(&format!("units/{unit}/deprovision/")).await.context("the Unit was not deprovisioned")?;
+    out.progress(&format!("{unit} is deprovisioned in the cloud; its certificates are refused from now on"));
+    Ok(())
+}
+
+pub async fn delete(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
+    cloud.delete(&format!("units/{unit}/")).await.context("the Unit was not deleted")?;
+    out.progress(&format!("{unit} is deleted"));
+    Ok(())
+}
+
+fn describe(unit: &Value) -> String {
+    let name = |value: &Value, path: &str| {
+        let codename = text(value, &format!("{path}/codename"));
+        if codename.is_empty() { text(value, &format!("{path}/id")) } else { codename }
+    };
+    let error = |value: &Value| text(value, "/error/message");
+    let nodes: Vec<_> = elements(&unit["nodes"])
+        .iter()
+        .map(|node| {
+            let link = if node["isConnected"] == Value::Bool(true) { "connected" } else { "away" };
+            vec![
+                name(node, "/identity"),
+                text(node, "/state"),
+                link.to_owned(),
+                text(node, "/errorInfo/message"),
+            ]
+        })
+        .collect();
+    let items: Vec<_> = elements(&unit["items"])
+        .iter()
+        .map(|item| vec![name(item, "/item"), text(item, "/version"), text(item, "/state"), error(item)])
+        .collect();
+    let instances: Vec<_> = elements(&unit["instances"])
+        .iter()
+        .map(|instance| {
+            vec![
+                format!("{}:{}", name(instance, "/item"), text(instance, "/instance")),
+                text(instance, "/version"),
+                text(instance, "/node"),
+                text(instance, "/state"),
+                error(instance),
+            ]
+        })
+        .collect();
+    format!(
+        "{} is {} (observed {})\n\n{}\n{}\n{}",
+        text(unit, "/system_uid"),
+        text(unit, "/online_status"),
+        text(unit, "/observed_at"),
+        table(&["NODE", "STATE", "LINK", "ERROR"], &nodes),
+        table(&["ITEM", "VERSION", "STATE", "ERROR"], &items),
+        table(&["INSTANCE", "VERSION", "NODE", "STATE", "ERROR"], &instances),
+    )
+}

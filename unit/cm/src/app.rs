@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::Error;
-use crate::config::ConfigError;
 
-pub fn run(_config: &Path) -> Result<(), Error> {
-    Err(ConfigError.into())
+pub fn run(config: &Path) -> Result<(), Error> {
+    let _ = crate::Config::load(config)?;
+    Ok(())
 }

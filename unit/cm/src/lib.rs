@@ -8,7 +8,9 @@
 
 mod app;
 mod config;
+mod database;
 mod error;
+mod imagemanager;
 mod launcher;
 mod networkmanager;
 mod updatemanager;

@@ -166,7 +166,7 @@ fn a_quota_without_request_reserves_its_ratio() {
     assert_eq!(places(&services, &four(100, 50, 50, 0)), ["L", "L", "R1"]);
     let mut nodes = four(100, 50, 50, 0);
     nodes[0].ratios.cpu = Some(100.0);
-    assert_eq!(places(&services, &nodes), ["L", "R1", "R1"]);
+    assert_eq!(places(&services, &nodes), ["L", "R1", "R2"]);
     let skip = [service(3, |one| {
         one.quota.cpu = Some(100_000);
         one.skip_limits = true;

@@ -1,0 +1,3 @@
+//! Image manager: fetches and verifies items.
+
+pub mod book;

@@ -1,0 +1,237 @@
+//! PKCS#11 modules and the tokens in their slots.
+//!
+//! A module is loaded and initialised once per path and process, and stays loaded: its state is global to
+//! the process. Slots are renumbered by some modules when a token is initialised, so tokens are recognised
+//! by serial number and label.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error, RvError};
+use cryptoki::session::UserType;
+use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki::types::AuthPin;
+use secrecy::ExposeSecret;
+
+use crate::shared::Shared;
+use crate::{TokenError, TokenSession};
+
+/// Longest token label, bytes.
+const MAX_LABEL: usize = 32;
+
+static LIBRARIES: OnceLock<Mutex<Vec<Arc<Library>>>> = OnceLock::new();
+
+/// A loaded PKCS#11 module.
+#[derive(Debug)]
+pub struct Library {
+    path: PathBuf,
+    pub(crate) pkcs11: Pkcs11,
+    /// Sessions in use; the lock also serialises everything that concerns the module as a whole.
+    sessions: Mutex<Vec<Weak<Shared>>>,
+}
+
+/// Which slot to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotChoice {
+    /// The slot with this number.
+    Id(u64),
+    /// The slot at this place, from 0, among all slots.
+    Index(usize),
+    /// The token with this label; failing that, the first token that is not initialised.
+    Label(String),
+}
+
+impl Library {
+    /// Loads and initialises the module, or returns the one already loaded from this path.
+    pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>, TokenError> {
+        let path = path.as_ref();
+        let mut libraries =
+            LIBRARIES.get_or_init(Default::default).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(library) = libraries.iter().find(|library| library.path == path) {
+            return Ok(Arc::clone(library));
+        }
+        let failed = |source| TokenError::Load { path: path.to_owned(), source };
+        let pkcs11 = Pkcs11::new(path).map_err(failed)?;
+        initialize(&pkcs11).map_err(failed)?;
+        let library = Arc::new(Self { path: path.to_owned(), pkcs11, sessions: Mutex::default() });
+        libraries.push(Arc::clone(&library));
+        Ok(library)
+    }
+
+    /// The token that `choice` means; `None` when a label fits none and every token is initialised.
+    pub fn find_token(self: &Arc<Self>, choice: &SlotChoice) -> Result<Option<Token>, TokenError> {
+        let _alone = self.alone();
+        let listed = |source| TokenError::Call { action: "list slots", source };
+        match choice {
+            SlotChoice::Id(number) => {
+                let slot = Slot::try_from(*number).map_err(listed)?;
+                self.token(slot).map(Some).map_err(|error| match error {
+                    Error::Pkcs11(RvError::SlotIdInvalid, _) => TokenError::NoSlot { slot: *number },
+                    source => TokenError::Call { action: "read the token of a slot", source },
+                })
+            }
+            SlotChoice::Index(index) => {
+                let slots = self.pkcs11.get_all_slots().map_err(listed)?;
+                let number = u64::try_from(*index).unwrap_or(u64::MAX);
+                let slot = slots.get(*index).ok_or(TokenError::NoSlot { slot: number })?;
+                self.token(*slot)
+                    .map(Some)
+                    .map_err(|source| TokenError::Call { action: "read the token of a slot", source })
+            }
+            SlotChoice::Label(label) => {
+                if let Some(token) = self.initialised(|info| info.label() == label).map_err(listed)? {
+                    return Ok(Some(token));
+                }
+                for slot in self.pkcs11.get_slots_with_token().map_err(listed)? {
+                    if self.pkcs11.get_token_info(slot).is_ok_and(|info| !info.token_initialized()) {
+                        return Ok(Some(Token::new(self, slot, String::new())));
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The initialised token with this label, or the first one of all without a label.
+    ///
+    /// Modules that read their tokens only when initialised do not see one that another process made since;
+    /// they are initialised again, which is possible as long as no session is open.
+    pub fn find_initialised(self: &Arc<Self>, label: Option<&str>) -> Result<Token, TokenError> {
+        let mut sessions = self.alone();
+        let wanted = |info: &TokenInfo| label.is_none_or(|label| info.label() == label);
+        let failed = |source| TokenError::Call { action: "look for a token", source };
+        if let Some(token) = self.initialised(wanted).map_err(failed)? {
+            return Ok(token);
+        }
+        sessions.retain(|session| session.strong_count() > 0);
+        if sessions.is_empty() {
+            self.pkcs11.clone().finalize().map_err(failed)?;
+            initialize(&self.pkcs11).map_err(failed)?;
+            if let Some(token) = self.initialised(wanted).map_err(failed)? {
+                return Ok(token);
+            }
+        }
+        Err(TokenError::NoToken { label: label.unwrap_or_default().to_owned() })
+    }
+
+    fn alone(&self) -> MutexGuard<'_, Vec<Weak<Shared>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn token(self: &Arc<Self>, slot: Slot) -> Result<Token, Error> {
+        let info = self.pkcs11.get_token_info(slot)?;
+        let serial = if info.token_initialized() { info.serial_number().to_owned() } else { String::new() };
+        Ok(Token::new(self, slot, serial))
+    }
+
+    fn initialised(self: &Arc<Self>, wanted: impl Fn(&TokenInfo) -> bool) -> Result<Option<Token>, Error> {
+        for slot in self.pkcs11.get_slots_with_token()? {
+            // A token may vanish between the two calls.
+            let Ok(info) = self.pkcs11.get_token_info(slot) else { continue };
+            if info.token_initialized() && wanted(&info) {
+                return Ok(Some(Token::new(self, slot, info.serial_number().to_owned())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Slot of the token with this serial number now.
+    pub(crate) fn slot_of(&self, serial: &str) -> Result<Option<Slot>, Error> {
+        for slot in self.pkcs11.get_slots_with_token()? {
+            let Ok(info) = self.pkcs11.get_token_info(slot) else { continue };
+            if info.token_initialized() && info.serial_number() == serial {
+                return Ok(Some(slot));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn initialize(pkcs11: &Pkcs11) -> Result<(), Error> {
+    match pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A token in a slot.
+#[derive(Debug, Clone)]
+pub struct Token {
+    library: Arc<Library>,
+    slot: Slot,
+    /// Serial number; empty as long as the token is not initialised.
+    serial: String,
+}
+
+impl Token {
+    fn new(library: &Arc<Library>, slot: Slot, serial: String) -> Self {
+        Self { library: Arc::clone(library), slot, serial }
+    }
+
+    /// Whether the token has been initialised, so that it has a label and an owner.
+    pub fn is_initialised(&self) -> Result<bool, TokenError> {
+        let _alone = self.library.alone();
+        let info = self.library.pkcs11.get_token_info(self.slot);
+        info.map(|info| info.token_initialized())
+            .map_err(|source| TokenError::Call { action: "read the state of a token", source })
+    }
+
+    /// Takes ownership: erases every object, names the token and sets both PINs. Sessions and keys of the
+    /// token held in this process become [`TokenError::Reinitialised`]. Returns the token as it is then, for
+    /// its slot may have another number.
+    pub fn init(&self, so_pin: &AuthPin, label: &str, user_pin: &AuthPin) -> Result<Self, TokenError> {
+        if label.is_empty() || label.len() > MAX_LABEL {
+            return Err(TokenError::Length { what: "token label", length: label.len(), max: MAX_LABEL });
+        }
+        let mut sessions = self.library.alone();
+        sessions.retain(|session| match session.upgrade() {
+            Some(shared) if !self.serial.is_empty() && shared.serial() == self.serial => {
+                shared.retire();
+                false
+            }
+            Some(_) => true,
+            None => false,
+        });
+        let call = |action| move |source| TokenError::Call { action, source };
+        let pkcs11 = &self.library.pkcs11;
+        pkcs11.init_token(self.slot, so_pin, label).map_err(call("initialise the token"))?;
+        let token = self.after_init(label).map_err(call("find the initialised token"))?;
+        let token = token.ok_or_else(|| TokenError::NoToken { label: label.to_owned() })?;
+        let session = pkcs11.open_rw_session(token.slot).map_err(call("open a session of the owner"))?;
+        session.login(UserType::So, Some(so_pin)).map_err(call("log in as owner"))?;
+        session.init_pin(user_pin).map_err(call("set the user PIN"))?;
+        session.logout().map_err(call("log out as owner"))?;
+        Ok(token)
+    }
+
+    fn after_init(&self, label: &str) -> Result<Option<Self>, Error> {
+        if let Ok(token) = self.library.token(self.slot)
+            && !token.serial.is_empty()
+            && self.library.pkcs11.get_token_info(self.slot)?.label() == label
+        {
+            return Ok(Some(token));
+        }
+        self.library.initialised(|info| info.label() == label)
+    }
+
+    /// Logs in as user. All sessions of one token share one PKCS#11 session and its login.
+    pub fn open(&self, user_pin: &AuthPin) -> Result<TokenSession, TokenError> {
+        let mut sessions = self.library.alone();
+        sessions.retain(|session| session.strong_count() > 0);
+        let of_this =
+            sessions.iter().filter_map(Weak::upgrade).filter(|shared| shared.serial() == self.serial);
+        for shared in of_this {
+            if shared.pin().expose_secret() == user_pin.expose_secret() {
+                shared.connect()?;
+                return Ok(TokenSession::new(shared));
+            }
+            // Logged in with another PIN, the token would accept any PIN now.
+            shared.disconnect();
+        }
+        let shared = Arc::new(Shared::new(Arc::clone(&self.library), self.serial.clone(), user_pin.clone()));
+        shared.connect()?;
+        sessions.push(Arc::downgrade(&shared));
+        Ok(TokenSession::new(shared))
+    }
+}

@@ -190,7 +190,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command> {
                 _ => bail!("'{word}' is no command of this build; `aos --help` lists them"),
             }
         }
-        Some(other) => Err(anyhow!(other.unexpected()).context("a command comes first; `aos --help` lists them")),
+        Some(other) => {
+            Err(anyhow!(other.unexpected()).context("a command comes first; `aos --help` lists them"))
+        }
     }
 }
 
@@ -200,7 +202,7 @@ fn daemon_command(info: &'static DaemonInfo, parser: &mut lexopt::Parser) -> Res
     }
     let mut flags = DaemonFlags {
         config: PathBuf::from(info.default_config),
-        level: Level::INFO,
+        level: Level::Info,
         output: Output::Stdout,
         provisioning: false,
     };
@@ -212,8 +214,7 @@ fn daemon_command(info: &'static DaemonInfo, parser: &mut lexopt::Parser) -> Res
             "config" => flags.config = parser.value()?.into(),
             "verbose" => {
                 let word = parser.value()?.to_string_lossy().into_owned();
-                flags.level = aos_logging::parse_level(&word)
-                    .ok_or_else(|| anyhow!("'{word}' is no log level; known are debug, info, warning, error"))?;
+                flags.level = word.parse()?;
             }
             "journal" => flags.output = Output::Journal,
             "provisioning" => flags.provisioning = true,
@@ -300,7 +301,8 @@ fn help(command: &str, about: &str, table: &[Flag], daemon: Option<&DaemonInfo>)
             continue;
         }
         let short = flag.short.map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
-        let left = format!("{short}--{}{}", flag.long, flag.value.map(|v| format!(" {v}")).unwrap_or_default());
+        let left =
+            format!("{short}--{}{}", flag.long, flag.value.map(|v| format!(" {v}")).unwrap_or_default());
         let default = match (flag.long, daemon) {
             ("config", Some(info)) => format!(" (default {})", info.default_config),
             _ => String::new(),
@@ -325,16 +327,20 @@ mod tests {
     #[cfg(all(feature = "cm", feature = "iam"))]
     #[test]
     fn command_word_and_process_name_mean_the_same() {
-        let expected = Command::Daemon(Daemon::Cm, flags("x.cfg", Level::DEBUG, Output::Journal, false));
+        let expected = Command::Daemon(Daemon::Cm, flags("x.cfg", Level::Debug, Output::Journal, false));
         assert_eq!(read("aos cm -c x.cfg -v debug -j").unwrap(), expected);
-        assert_eq!(read("/usr/bin/aos_communicationmanager --config=x.cfg --verb debug --j").unwrap(), expected);
+        assert_eq!(
+            read("/usr/bin/aos_communicationmanager --config=x.cfg --verb debug --j").unwrap(),
+            expected
+        );
     }
 
     #[cfg(feature = "iam")]
     #[test]
     fn upstream_single_dash_provisioning_is_accepted() {
-        let expected = Command::Daemon(Daemon::Iam, flags("i.cfg", Level::INFO, Output::Stdout, true));
-        for line in ["aos iam -provisioning -c i.cfg", "aos_iamanager -p -c i.cfg", "aos iam --prov -c i.cfg"] {
+        let expected = Command::Daemon(Daemon::Iam, flags("i.cfg", Level::Info, Output::Stdout, true));
+        for line in ["aos iam -provisioning -c i.cfg", "aos_iamanager -p -c i.cfg", "aos iam --prov -c i.cfg"]
+        {
             assert_eq!(read(line).unwrap(), expected, "{line}");
         }
     }

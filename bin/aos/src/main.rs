@@ -28,7 +28,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Status { run_dir, json } => status::show(run_dir, json),
         #[cfg(feature = "sm")]
-        Command::Keep { dir } => Ok(aos_keep::run(&aos_keep::Args { dir })?),
+        Command::Keep { dir } => Ok(aos_keep::run(aos_keep::Args { dir })?),
         #[cfg(not(feature = "sm"))]
         Command::Keep { .. } => anyhow::bail!("this build does not contain `keep`"),
         Command::Daemon(daemon, flags) => run_daemon(daemon, flags),

@@ -7,7 +7,7 @@ use tokio_util::io::ReaderStream;
 use crate::args::{Assign, Publish};
 use crate::cloud::Cloud;
 use crate::image::{self, Content, Image};
-use crate::output::{Output, elements, table, text};
+use crate::output::{Output, elements, rows, table, text};
 
 pub async fn publish(cloud: &Cloud, publish: &Publish, out: &Output) -> Result<()> {
     semver::Version::parse(&publish.version)
@@ -63,12 +63,8 @@ async fn upload_missing(cloud: &Cloud, image: &Image, out: &Output) -> Result<()
 pub async fn list(cloud: &Cloud, out: &Output) -> Result<()> {
     let items = cloud.get("update-items/").await?;
     out.show(&items, |items| {
-        let rows: Vec<_> = elements(items)
-            .iter()
-            .map(|item| {
-                ["/codename", "/type", "/title", "/latest_version", "/id"].map(|f| text(item, f)).to_vec()
-            })
-            .collect();
+        let fields = ["/codename", "/type", "/title", "/latest_version", "/id"];
+        let rows = rows(elements(items), &fields);
         table(&["ITEM", "TYPE", "TITLE", "LATEST", "ID"], &rows)
     })
 }
@@ -76,10 +72,7 @@ pub async fn list(cloud: &Cloud, out: &Output) -> Result<()> {
 pub async fn versions(cloud: &Cloud, item: &str, out: &Output) -> Result<()> {
     let versions = cloud.get(&format!("update-items/{item}/versions/")).await?;
     out.show(&versions, |versions| {
-        let rows: Vec<_> = elements(versions)
-            .iter()
-            .map(|version| ["/version", "/created_at", "/index_digest"].map(|f| text(version, f)).to_vec())
-            .collect();
+        let rows = rows(elements(versions), &["/version", "/created_at", "/index_digest"]);
         table(&["VERSION", "CREATED", "INDEX"], &rows)
     })
 }

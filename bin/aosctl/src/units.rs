@@ -4,19 +4,13 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::cloud::Cloud;
-use crate::output::{Output, elements, table, text};
+use crate::output::{Output, elements, rows, table, text};
 
 pub async fn list(cloud: &Cloud, out: &Output) -> Result<()> {
     let units = cloud.get("units/").await?;
     out.show(&units, |units| {
-        let rows: Vec<_> = elements(units)
-            .iter()
-            .map(|unit| {
-                ["/system_uid", "/status", "/online_status", "/last_online_changed_at", "/id"]
-                    .map(|field| text(unit, field))
-                    .to_vec()
-            })
-            .collect();
+        let fields = ["/system_uid", "/status", "/online_status", "/last_online_changed_at", "/id"];
+        let rows = rows(elements(units), &fields);
         table(&["UNIT", "STATUS", "LINK", "SINCE", "ID"], &rows)
     })
 }
@@ -27,19 +21,15 @@ pub async fn show(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
     document["certificates"] = Value::Array(elements(&certificates).to_vec());
     out.show(&document, |unit| {
         let facts = ["/system_uid", "/id", "/status", "/online_status", "/last_online_changed_at"];
-        let rows: Vec<_> = facts
+        let named: Vec<_> = facts
             .iter()
             .map(|fact| vec![fact.trim_start_matches('/').to_owned(), text(unit, fact)])
             .collect();
-        let certificates: Vec<_> = elements(&unit["certificates"])
-            .iter()
-            .map(|c| {
-                ["/cert_type", "/node_id", "/serial", "/valid_till", "/status"].map(|f| text(c, f)).to_vec()
-            })
-            .collect();
+        let fields = ["/cert_type", "/node_id", "/serial", "/valid_till", "/status"];
+        let certificates = rows(elements(&unit["certificates"]), &fields);
         format!(
             "{}\n{}",
-            table(&["UNIT", ""], &rows),
+            table(&["UNIT", ""], &named),
             table(&["CERTIFICATE", "NODE", "SERIAL", "VALID TILL", "STATUS"], &certificates)
         )
     })

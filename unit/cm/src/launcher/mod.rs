@@ -1,3 +1,6 @@
-//! Launcher: decides where instances run and keeps their records.
+//! Launcher: decides where instances run, keeps their records and derives what each node has to do.
 
+pub mod core;
+pub mod numbers;
 pub mod placement;
+pub mod records;

@@ -8,7 +8,7 @@
 //! instance; of the nodes left those with the highest priority count; of these the one with most free CPU, then
 //! most free RAM, then the lowest identifier wins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aos_ids::{Digest, ItemKind, NodeId, RuntimeId};
 use aos_status::{AosCode, ErrorInfo};
@@ -155,12 +155,19 @@ pub struct Space {
     pub common: bool,
 }
 
-/// Decides a place for every wish, in the order given.
-pub fn place(wishes: &[Wish<'_>], nodes: &[Node], space: Space) -> Vec<Result<Place, ErrorInfo>> {
-    let kept = attempt(wishes, nodes, space, true);
+/// Decides a place for every wish, in the order given. Instances may stay on any of `nodes`; only those that
+/// are `connected` take new ones.
+pub fn place(
+    wishes: &[Wish<'_>],
+    nodes: &[Node],
+    connected: &BTreeSet<NodeId>,
+    space: Space,
+) -> Vec<Result<Place, ErrorInfo>> {
+    let attempt = |keep| attempt(wishes, nodes, connected, space, keep);
+    let kept = attempt(true);
     let short = |result: &Result<Place, ErrorInfo>| result.is_err();
     let Some(first) = kept.iter().position(short) else { return kept };
-    let strict = attempt(wishes, nodes, space, false);
+    let strict = attempt(false);
     match strict.iter().position(short) {
         None => strict,
         Some(place) if place > first => strict,
@@ -169,8 +176,14 @@ pub fn place(wishes: &[Wish<'_>], nodes: &[Node], space: Space) -> Vec<Result<Pl
 }
 
 /// One pass. With `keep`, all instances that run reserve their places before any other is placed.
-fn attempt(wishes: &[Wish<'_>], nodes: &[Node], space: Space, keep: bool) -> Vec<Result<Place, ErrorInfo>> {
-    let mut room = Room::new(nodes, space);
+fn attempt(
+    wishes: &[Wish<'_>],
+    nodes: &[Node],
+    connected: &BTreeSet<NodeId>,
+    space: Space,
+    keep: bool,
+) -> Vec<Result<Place, ErrorInfo>> {
+    let mut room = Room::new(nodes, connected, space);
     let mut results: Vec<Option<Result<Place, ErrorInfo>>> = vec![None; wishes.len()];
     if keep {
         for (wish, result) in wishes.iter().zip(&mut results) {
@@ -188,6 +201,7 @@ fn attempt(wishes: &[Wish<'_>], nodes: &[Node], space: Space, keep: bool) -> Vec
 
 struct Room<'a> {
     nodes: &'a [Node],
+    connected: &'a BTreeSet<NodeId>,
     /// Per node: free CPU and RAM.
     free: Vec<(u64, u64)>,
     /// Per node and runtime: free own CPU, own RAM, instances.
@@ -206,10 +220,11 @@ struct Needs {
 }
 
 impl<'a> Room<'a> {
-    fn new(nodes: &'a [Node], space: Space) -> Self {
+    fn new(nodes: &'a [Node], connected: &'a BTreeSet<NodeId>, space: Space) -> Self {
         let count = |max: u64| if max == 0 { DEFAULT_MAX_INSTANCES } else { max };
         Self {
             nodes,
+            connected,
             free: nodes.iter().map(|node| (node.cpu, node.ram)).collect(),
             runtimes: nodes
                 .iter()
@@ -252,7 +267,8 @@ impl<'a> Room<'a> {
     }
 
     fn best(&self, wish: &Wish<'_>, variant: &Variant) -> Result<(usize, usize), ErrorInfo> {
-        let candidates = self.candidates(wish, variant)?;
+        let mut candidates = self.candidates(wish, variant)?;
+        candidates.retain(|(n, _)| self.connected.contains(&self.nodes[*n].id));
         let top = candidates.iter().map(|(n, _)| self.nodes[*n].priority).max().unwrap_or(0);
         let rank = |&(n, r): &(usize, usize)| {
             let node = &self.nodes[n];
@@ -263,7 +279,7 @@ impl<'a> Room<'a> {
             .into_iter()
             .filter(|(n, _)| self.nodes[*n].priority == top)
             .min_by_key(rank)
-            .ok_or_else(|| not_found("no nodes"))
+            .ok_or_else(|| not_found("no connected nodes"))
     }
 
     fn cpu(&self, n: usize, r: usize) -> u64 {

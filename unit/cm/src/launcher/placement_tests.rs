@@ -36,6 +36,10 @@ fn variant() -> Variant {
     }
 }
 
+fn spread(wishes: &[Wish<'_>], nodes: &[Node], space: Space) -> Vec<Result<Place, ErrorInfo>> {
+    place(wishes, nodes, &nodes.iter().map(|node| node.id.clone()).collect(), space)
+}
+
 const SPACE: Space = Space { storage: Some(1024), state: Some(1024), common: false };
 
 struct Service {
@@ -66,7 +70,7 @@ fn wishes(services: &[Service]) -> Vec<Wish<'_>> {
 }
 
 fn places(services: &[Service], nodes: &[Node]) -> Vec<String> {
-    place(&wishes(services), nodes, SPACE)
+    spread(&wishes(services), nodes, SPACE)
         .into_iter()
         .map(|result| match result {
             Ok(place) => place.node.to_string(),
@@ -140,7 +144,7 @@ fn storage_and_state_of_one_partition_share_it() {
         one.requested = Amounts { storage: Some(400), state: Some(200), ..Amounts::default() };
     })];
     let space = Space { storage: Some(1024), state: None, common: true };
-    let results = place(&wishes(&services), &four(1, 0, 0, 0), space);
+    let results = spread(&wishes(&services), &four(1, 0, 0, 0), space);
     assert!(results[0].is_ok() && results[1].is_err());
 }
 
@@ -221,7 +225,7 @@ fn an_item_that_cannot_be_read_fails_with_its_reason() {
         present: None,
         pinned: None,
     };
-    assert_eq!(place(&[wish], &four(0, 0, 0, 0), SPACE), [Err(error)]);
+    assert_eq!(spread(&[wish], &four(0, 0, 0, 0), SPACE), [Err(error)]);
 }
 
 fn any_node() -> impl Strategy<Value = Node> {
@@ -255,8 +259,8 @@ proptest! {
             if *label { one.labels = vec!["a".into()]; }
             one
         }).collect();
-        let first = place(&wishes(&services), &nodes, Space::default());
-        prop_assert_eq!(&first, &place(&wishes(&services), &nodes, Space::default()));
+        let first = spread(&wishes(&services), &nodes, Space::default());
+        prop_assert_eq!(&first, &spread(&wishes(&services), &nodes, Space::default()));
         for node in &nodes {
             let here: Vec<_> = first.iter().zip(&asks)
                 .filter(|(result, _)| result.as_ref().is_ok_and(|place| place.node == node.id)).collect();
@@ -270,7 +274,7 @@ proptest! {
             for (service, result) in services.iter_mut().zip(&first) {
                 service.present[0] = result.as_ref().ok().map(|place| (place.node.clone(), place.runtime.clone()));
             }
-            prop_assert_eq!(first, place(&wishes(&services), &nodes, Space::default()));
+            prop_assert_eq!(first, spread(&wishes(&services), &nodes, Space::default()));
         }
     }
 }

@@ -1,0 +1,445 @@
+//! The launcher's rules: which instances exist, where they are, and what each node has to be told.
+//!
+//! Pure. Records are made from run requests, placed, and kept; what a node should do is always derived from
+//! the records and the node's last report, so a message lost or a restart of either side changes nothing.
+//! An instance that already runs as recorded is never touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use aos_ids::{Digest, InstanceIdent, ItemId, ItemKind, NodeId, RuntimeId, SubjectId};
+use aos_status::{AosCode, ErrorInfo, InstanceState};
+
+use super::numbers::lowest_free;
+use super::placement::{self, Node, Place, Space, Variant, Wish};
+use super::records::{Change, Extras, Key, Record, Report, RunRequest, Standing, Status};
+
+/// Versions of one instance that are remembered.
+const MAX_VERSIONS: usize = 2;
+
+/// What is known of an item that is to be run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Image {
+    /// Ways to run it, in order of preference.
+    pub variants: Vec<Variant>,
+    /// The rest of the configuration, for each manifest.
+    pub extras: BTreeMap<Digest, Extras>,
+}
+
+/// Images by item and version; an error tells why an item cannot be run.
+pub type Images = BTreeMap<(ItemId, String), Result<Image, ErrorInfo>>;
+
+/// Everything a balancing run looks at.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// Provisioned nodes whose Service Manager is known.
+    pub nodes: &'a [Node],
+    /// Those of them that can take new instances now.
+    pub connected: &'a BTreeSet<NodeId>,
+    /// Items.
+    pub images: &'a Images,
+    /// Space for storages and states.
+    pub space: Space,
+    /// Subjects of the Unit itself.
+    pub subjects: &'a BTreeSet<SubjectId>,
+    /// User and group numbers of the system.
+    pub system_numbers: &'a BTreeSet<u32>,
+    /// Now.
+    pub now: SystemTime,
+}
+
+/// What a node has to be told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Command {
+    /// Instances to stop.
+    pub stop: Vec<InstanceIdent>,
+    /// All instances that should run there.
+    pub start: Vec<(Key, Record)>,
+    /// False when the node does all of it already.
+    pub needed: bool,
+}
+
+/// All instances of the Unit.
+#[derive(Debug, Default)]
+pub struct Launcher {
+    requests: Vec<RunRequest>,
+    records: BTreeMap<Key, Record>,
+    /// Why an active record has no place or was given up.
+    failures: BTreeMap<Key, ErrorInfo>,
+    /// Last word of each node.
+    reports: BTreeMap<NodeId, Vec<Report>>,
+}
+
+impl Launcher {
+    /// Takes up stored requests and records.
+    pub fn new(requests: Vec<RunRequest>, records: impl IntoIterator<Item = (Key, Record)>) -> Self {
+        Self { requests, records: records.into_iter().collect(), ..Self::default() }
+    }
+
+    /// What was asked for.
+    pub fn requests(&self) -> &[RunRequest] {
+        &self.requests
+    }
+
+    /// Replaces what is asked for; placed by the next [`Launcher::balance`].
+    pub fn set_requests(&mut self, mut requests: Vec<RunRequest>) {
+        requests.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.item.cmp(&b.item)));
+        self.requests = requests;
+    }
+
+    /// All records.
+    pub fn records(&self) -> &BTreeMap<Key, Record> {
+        &self.records
+    }
+
+    /// True when an active record has no node although its subject is here.
+    pub fn has_unplaced(&self) -> bool {
+        self.active().any(|(_, record)| record.node.is_none())
+    }
+
+    fn active(&self) -> impl Iterator<Item = (&Key, &Record)> {
+        self.records.iter().filter(|(_, record)| record.standing == Standing::Active)
+    }
+
+    /// Makes the records follow the requests and gives every instance a place. Returns what changed.
+    pub fn balance(&mut self, with: &Surroundings<'_>) -> Vec<Change> {
+        let before = self.records.clone();
+        let mut wanted: Vec<(Key, Option<(NodeId, RuntimeId)>)> = Vec::new();
+        let mut disabled = BTreeSet::new();
+        for request in self.requests.clone() {
+            let keys = self.keys_of(&request, with);
+            for (key, pinned) in keys {
+                if wanted.iter().any(|(known, _)| known.0 == key.0) {
+                    continue;
+                }
+                if !self.make(&key, &request, pinned.is_some(), with) {
+                    let error = ErrorInfo::new(AosCode::NoMemory, "no free user or group number");
+                    self.failures.insert(key, error);
+                } else if request.unit_subject && !with.subjects.contains(&request.subject) {
+                    disabled.insert(key);
+                } else {
+                    wanted.push((key, pinned));
+                }
+            }
+        }
+        let places = self.places(&wanted, with);
+        let keep: BTreeSet<&Key> = wanted.iter().map(|(key, _)| key).collect();
+        self.failures.retain(|key, _| keep.contains(key));
+        for (key, record) in &mut self.records {
+            if !keep.contains(key) {
+                let standing = if disabled.contains(key) { Standing::Disabled } else { Standing::Cached };
+                if record.standing != standing {
+                    (record.standing, record.since) = (standing, with.now);
+                }
+                (record.node, record.runtime) = (None, None);
+            }
+        }
+        for ((key, _), place) in wanted.iter().zip(places) {
+            self.settle(key, place, with);
+        }
+        self.drop_old_versions();
+        changes(&before, &self.records)
+    }
+
+    /// The instances that a request stands for, pinned ones with their place.
+    fn keys_of(
+        &self,
+        request: &RunRequest,
+        with: &Surroundings<'_>,
+    ) -> Vec<(Key, Option<(NodeId, RuntimeId)>)> {
+        let key = |number| {
+            let ident = InstanceIdent {
+                item: request.item.clone(),
+                subject: request.subject.clone(),
+                instance: number,
+                kind: request.kind,
+                preinstalled: false,
+            };
+            (ident, request.version.clone())
+        };
+        if request.kind != ItemKind::Component || request.count > 0 {
+            return (0..request.count).map(|number| (key(number), None)).collect();
+        }
+        let known: Vec<(u64, &Record)> = self
+            .records
+            .iter()
+            .filter(|((ident, version), record)| {
+                record.pinned
+                    && *version == request.version
+                    && (&ident.item, &ident.subject) == (&request.item, &request.subject)
+            })
+            .map(|((ident, _), record)| (ident.instance, record))
+            .collect();
+        let mut next = known.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
+        let image = with.images.get(&(request.item.clone(), request.version.clone()));
+        let kinds: BTreeSet<&String> = image
+            .and_then(|image| image.as_ref().ok())
+            .map(|image| image.variants.iter().flat_map(|variant| &variant.runtimes).collect())
+            .unwrap_or_default();
+        let mut keys = Vec::new();
+        for node in with.nodes {
+            for runtime in node.runtimes.iter().filter(|runtime| kinds.contains(&runtime.kind)) {
+                let here = |record: &Record| {
+                    record.node.as_ref() == Some(&node.id) && record.runtime.as_ref() == Some(&runtime.id)
+                };
+                let number = known.iter().find(|(_, record)| here(record)).map_or_else(
+                    || {
+                        next += 1;
+                        next - 1
+                    },
+                    |(number, _)| *number,
+                );
+                keys.push((key(number), Some((node.id.clone(), runtime.id.clone()))));
+            }
+        }
+        keys
+    }
+
+    /// Makes or refreshes a record; false when no number is left.
+    fn make(&mut self, key: &Key, request: &RunRequest, pinned: bool, with: &Surroundings<'_>) -> bool {
+        if let Some(record) = self.records.get_mut(key) {
+            record.owner = request.owner.clone();
+            record.unit_subject = request.unit_subject;
+            record.priority = request.priority;
+            record.labels.clone_from(&request.labels);
+            record.pinned = pinned;
+            return true;
+        }
+        let (uid, gid) = if request.kind == ItemKind::Component {
+            (0, 0)
+        } else {
+            let uids = self.records.values().map(|record| record.uid).collect();
+            let of_item = self.records.iter().find(|((ident, _), _)| ident.item == request.item);
+            let gid = of_item.map(|(_, record)| record.gid).or_else(|| {
+                lowest_free(&self.records.values().map(|record| record.gid).collect(), with.system_numbers)
+            });
+            match (lowest_free(&uids, with.system_numbers), gid) {
+                (Some(uid), Some(gid)) => (uid, gid),
+                _ => return false,
+            }
+        };
+        let record = Record {
+            standing: Standing::Active,
+            manifest: None,
+            node: None,
+            runtime: None,
+            uid,
+            gid,
+            owner: request.owner.clone(),
+            unit_subject: request.unit_subject,
+            priority: request.priority,
+            labels: request.labels.clone(),
+            pinned,
+            since: with.now,
+            extras: Extras::default(),
+        };
+        self.records.insert(key.clone(), record);
+        true
+    }
+
+    fn places(
+        &self,
+        wanted: &[(Key, Option<(NodeId, RuntimeId)>)],
+        with: &Surroundings<'_>,
+    ) -> Vec<Result<Place, ErrorInfo>> {
+        let missing = ErrorInfo::new(AosCode::NotFound, "item is not on the Unit");
+        let wishes: Vec<Wish<'_>> = wanted
+            .iter()
+            .map(|(key, pinned)| {
+                let variants = match with.images.get(&(key.0.item.clone(), key.1.clone())) {
+                    Some(Ok(image)) => Ok(image.variants.as_slice()),
+                    Some(Err(error)) => Err(error.clone()),
+                    None => Err(missing.clone()),
+                };
+                let labels = self.records.get(key).map_or(&[][..], |record| &record.labels);
+                let pinned = pinned.as_ref().map(|(node, runtime)| (node, runtime));
+                Wish { kind: key.0.kind, labels, variants, present: self.present(key), pinned }
+            })
+            .collect();
+        placement::place(&wishes, with.nodes, with.connected, with.space)
+    }
+
+    /// Where the instance runs now, in this version or in the one that it replaces.
+    fn present(&self, key: &Key) -> Option<(&NodeId, &RuntimeId)> {
+        let here = |record: &'_ Record| record.node.is_some() && record.runtime.is_some();
+        let own = self.records.get(key).filter(|record| here(record));
+        let record = own.or_else(|| {
+            let same = self.active().filter(|((ident, _), record)| *ident == key.0 && here(record));
+            same.map(|(_, record)| record).next()
+        })?;
+        record.node.as_ref().zip(record.runtime.as_ref())
+    }
+
+    fn settle(&mut self, key: &Key, place: Result<Place, ErrorInfo>, with: &Surroundings<'_>) {
+        let Some(record) = self.records.get_mut(key) else { return };
+        if record.standing != Standing::Active {
+            (record.standing, record.since) = (Standing::Active, with.now);
+        }
+        match place {
+            Ok(place) => {
+                let image = with
+                    .images
+                    .get(&(key.0.item.clone(), key.1.clone()))
+                    .and_then(|image| image.as_ref().ok());
+                let extras =
+                    place.manifest.and_then(|manifest| image.and_then(|image| image.extras.get(&manifest)));
+                record.extras = extras.cloned().unwrap_or_default();
+                record.manifest = place.manifest;
+                record.node = Some(place.node);
+                record.runtime = Some(place.runtime);
+                self.failures.remove(key);
+            }
+            Err(error) => {
+                (record.node, record.runtime) = (None, None);
+                self.failures.insert(key.clone(), error);
+            }
+        }
+    }
+
+    fn drop_old_versions(&mut self) {
+        let mut by_ident: BTreeMap<&InstanceIdent, Vec<(&Key, &Record)>> = BTreeMap::new();
+        for (key, record) in &self.records {
+            by_ident.entry(&key.0).or_default().push((key, record));
+        }
+        let mut drop = Vec::new();
+        for mut versions in by_ident.into_values().filter(|versions| versions.len() > MAX_VERSIONS) {
+            versions.sort_by_key(|(_, record)| (record.standing == Standing::Active, record.since));
+            let surplus = versions.len() - MAX_VERSIONS;
+            drop.extend(versions.iter().take(surplus).map(|(key, _)| (*key).clone()));
+        }
+        for key in drop {
+            self.records.remove(&key);
+        }
+    }
+
+    /// Drops records that have not been wanted for `ttl`; their data may go with them.
+    pub fn expire(&mut self, now: SystemTime, ttl: Duration) -> Vec<Change> {
+        let before = self.records.clone();
+        self.records.retain(|_, record| {
+            record.standing != Standing::Cached || now.duration_since(record.since).is_ok_and(|age| age < ttl)
+        });
+        changes(&before, &self.records)
+    }
+
+    /// Takes the complete word of a node.
+    pub fn node_reports(&mut self, node: &NodeId, reports: Vec<Report>) {
+        for report in &reports {
+            self.failures.remove(&(report.ident.clone(), report.version.clone()));
+        }
+        self.reports.insert(node.clone(), reports);
+    }
+
+    /// Takes a word about single instances of a node.
+    pub fn update_reports(&mut self, node: &NodeId, reports: Vec<Report>) {
+        let known = self.reports.entry(node.clone()).or_default();
+        for report in reports {
+            self.failures.remove(&(report.ident.clone(), report.version.clone()));
+            known.retain(|old| old.ident != report.ident || old.version != report.version);
+            known.push(report);
+        }
+    }
+
+    /// Forgets a node that left the Unit.
+    pub fn forget(&mut self, node: &NodeId) {
+        self.reports.remove(node);
+    }
+
+    /// Gives up waiting for instances that are still starting; a later word of the node repairs it.
+    pub fn fail_starting(&mut self) {
+        let starting: Vec<Key> = self
+            .active()
+            .filter(|(key, record)| {
+                key.0.kind == ItemKind::Service && self.state(key, record).0 == InstanceState::Activating
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in starting {
+            self.failures.insert(key, ErrorInfo::new(AosCode::Timeout, "not started in time"));
+        }
+    }
+
+    fn report(&self, key: &Key, record: &Record) -> Option<&Report> {
+        self.reports.get(record.node.as_ref()?)?.iter().find(|report| {
+            report.ident == key.0 && report.version == key.1 && report.runtime == record.runtime
+        })
+    }
+
+    fn state(&self, key: &Key, record: &Record) -> (InstanceState, Option<ErrorInfo>) {
+        if let Some(error) = self.failures.get(key) {
+            return (InstanceState::Failed, Some(error.clone()));
+        }
+        match self.report(key, record) {
+            // Stopped for an offline limit; it is started again with the next command.
+            Some(report) => (report.state, report.error.clone()),
+            None => (InstanceState::Activating, None),
+        }
+    }
+
+    /// Statuses of all instances that should run, then of those that the nodes came with.
+    pub fn statuses(&self) -> Vec<Status> {
+        let own = self.active().map(|(key, record)| {
+            let (state, error) = self.state(key, record);
+            Status {
+                ident: key.0.clone(),
+                version: key.1.clone(),
+                node: record.node.clone(),
+                runtime: record.runtime.clone(),
+                state,
+                error,
+            }
+        });
+        let preinstalled = self.reports.iter().flat_map(|(node, reports)| {
+            reports.iter().filter(|report| report.ident.preinstalled).map(|report| Status {
+                ident: report.ident.clone(),
+                version: report.version.clone(),
+                node: Some(node.clone()),
+                runtime: report.runtime.clone(),
+                state: report.state,
+                error: report.error.clone(),
+            })
+        });
+        own.chain(preinstalled).collect()
+    }
+
+    /// Whether an instance that should run has not settled yet.
+    pub fn starting(&self) -> bool {
+        self.active().any(|(key, record)| self.state(key, record).0 == InstanceState::Activating)
+    }
+
+    /// What `node` has to be told now.
+    pub fn command(&self, node: &NodeId) -> Command {
+        let start: Vec<(Key, Record)> = self
+            .active()
+            .filter(|(_, record)| record.node.as_ref() == Some(node))
+            .map(|(key, record)| (key.clone(), record.clone()))
+            .collect();
+        let reports = self.reports.get(node).map_or(&[][..], Vec::as_slice);
+        let stop: BTreeSet<InstanceIdent> = reports
+            .iter()
+            .filter(|report| {
+                !report.ident.preinstalled
+                    && report.state != InstanceState::Inactive
+                    && !start.iter().any(|((ident, version), record)| {
+                        *ident == report.ident
+                            && *version == report.version
+                            && record.runtime == report.runtime
+                    })
+            })
+            .map(|report| report.ident.clone())
+            .collect();
+        let missing = start.iter().any(|(key, record)| {
+            self.report(key, record).is_none_or(|report| report.state == InstanceState::Inactive)
+        });
+        Command { needed: missing || !stop.is_empty(), stop: stop.into_iter().collect(), start }
+    }
+}
+
+fn changes(before: &BTreeMap<Key, Record>, after: &BTreeMap<Key, Record>) -> Vec<Change> {
+    let gone = before.keys().filter(|key| !after.contains_key(*key)).map(|key| (key.clone(), None));
+    let new = after.iter().filter(|(key, record)| before.get(*key) != Some(*record));
+    gone.chain(new.map(|(key, record)| (key.clone(), Some(record.clone())))).collect()
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -1,1 +1,35 @@
-//! What the cloud remembers
+//! What the cloud remembers: accounts, issued certificates, Units, items, assignments, status, desired
+//! state, blobs and an audit trail.
+//!
+//! One thread owns the SQLite connection; [`Store`] is a cheap handle that sends it jobs through a bounded
+//! queue, so every method is one atomic transaction and all of them are in one order. A method returns only
+//! after its effects are on disk. Whoever wants to know when a Unit changed watches its [`UnitSignal`];
+//! there is no polling. Times are microseconds since 1970 UTC unless a name says otherwise.
+//!
+//! Secrets (node passwords, blob keys) arrive here already sealed; enrolment tokens are stored as hashes.
+
+mod accounts;
+mod assignments;
+mod blobs;
+mod certificates;
+mod error;
+mod items;
+mod records;
+mod schema;
+mod status;
+mod thread;
+mod units;
+
+pub use accounts::{Account, NewAccount, Role, Token};
+pub use assignments::{AssignedItem, Assignment, NewAssignment};
+pub use blobs::{Blob, Served};
+pub use certificates::{Certificate, Holder, NewCertificate};
+pub use error::StoreError;
+pub use items::{Item, NewItem, NewVersion, VersionAdded, VersionRow};
+pub use records::{AuditEntry, now_micros};
+pub use status::{DesiredRow, StatusRow, UnitView};
+pub use thread::Store;
+pub use units::{NewNode, NewUnit, Node, OnlineStatus, Unit, UnitSignal};
+
+#[cfg(test)]
+mod tests;

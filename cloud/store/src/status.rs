@@ -1,0 +1,192 @@
+//! Reported status and desired status of Units.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::assignments::{AssignedItem, assigned};
+use crate::error::StoreError;
+use crate::records::now_micros;
+use crate::thread::{Store, Work, sql};
+use crate::units::{Unit, find, mark_online};
+
+/// Merged status of a Unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusRow {
+    /// Merged state, JSON.
+    pub merged: String,
+    /// When the cloud stored it, microseconds.
+    pub observed_at: i64,
+}
+
+/// The desired status that was made last for a Unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredRow {
+    /// Counts different desired statuses of the Unit, from 1.
+    pub revision: i64,
+    /// The message body, JSON.
+    pub payload: String,
+    /// When it was sent last, microseconds.
+    pub sent_at: Option<i64>,
+    /// When the Unit acknowledged it, microseconds.
+    pub acked_at: Option<i64>,
+}
+
+/// All that a status page shows, read at one moment.
+#[derive(Debug, Clone)]
+pub struct UnitView {
+    /// The Unit.
+    pub unit: Unit,
+    /// Its merged status.
+    pub status: Option<StatusRow>,
+    /// Its desired status.
+    pub desired: Option<DesiredRow>,
+    /// What is assigned to it.
+    pub assigned: Vec<AssignedItem>,
+}
+
+fn status(work: &Work<'_>, unit_id: &str) -> Result<Option<StatusRow>, StoreError> {
+    work.sql
+        .prepare_cached("SELECT merged, observed_at FROM unit_status WHERE unit_id = ?1")
+        .and_then(|mut statement| {
+            statement
+                .query_row([unit_id], |row| Ok(StatusRow { merged: row.get(0)?, observed_at: row.get(1)? }))
+                .optional()
+        })
+        .map_err(sql("read a status"))
+}
+
+fn desired(work: &Work<'_>, unit_id: &str) -> Result<Option<DesiredRow>, StoreError> {
+    work.sql
+        .prepare_cached("SELECT revision, payload, sent_at, acked_at FROM desired WHERE unit_id = ?1")
+        .and_then(|mut statement| {
+            statement
+                .query_row([unit_id], |row| {
+                    Ok(DesiredRow {
+                        revision: row.get(0)?,
+                        payload: row.get(1)?,
+                        sent_at: row.get(2)?,
+                        acked_at: row.get(3)?,
+                    })
+                })
+                .optional()
+        })
+        .map_err(sql("read a desired status"))
+}
+
+impl Store {
+    /// Replaces a Unit's merged status by what `merge` makes of the present one, in one transaction; `None`
+    /// leaves it. The Unit is online afterwards if `session` is still its newest one and a status is known.
+    pub async fn merge_status<E: Send + 'static>(
+        &self,
+        unit_id: &str,
+        session: i64,
+        merge: impl FnOnce(Option<&str>) -> Result<Option<String>, E> + Send + 'static,
+    ) -> Result<Result<(), E>, StoreError> {
+        let unit_id = unit_id.to_owned();
+        self.transact(move |work| {
+            let old = status(work, &unit_id)?;
+            let merged = match merge(old.as_ref().map(|row| row.merged.as_str())) {
+                Ok(merged) => merged,
+                Err(error) => return Ok(Err(error)),
+            };
+            if let Some(merged) = &merged {
+                work.sql
+                    .prepare_cached(
+                        "INSERT INTO unit_status (unit_id, merged, observed_at) VALUES (?1, ?2, ?3) \
+                         ON CONFLICT (unit_id) DO UPDATE SET merged = excluded.merged, \
+                         observed_at = excluded.observed_at",
+                    )
+                    .and_then(|mut statement| statement.execute(params![unit_id, merged, now_micros()]))
+                    .map_err(sql("store a status"))?;
+                work.touch(&unit_id)?;
+            }
+            if merged.is_some() || old.is_some() {
+                mark_online(work, &unit_id, session)?;
+            }
+            Ok(Ok(()))
+        })
+        .await
+    }
+
+    /// Makes the desired status current that `build` computes from the assignments; a new revision when it
+    /// differs from the last one. Returns the current row.
+    pub async fn renew_desired<E: Send + 'static>(
+        &self,
+        unit_id: &str,
+        build: impl FnOnce(&Unit, &[AssignedItem]) -> Result<String, E> + Send + 'static,
+    ) -> Result<Result<DesiredRow, E>, StoreError> {
+        let unit_id = unit_id.to_owned();
+        self.transact(move |work| {
+            let unit = find(work, &unit_id)?.ok_or(StoreError::NotFound("Unit"))?;
+            let items = assigned(work, &unit.id)?;
+            let payload = match build(&unit, &items) {
+                Ok(payload) => payload,
+                Err(error) => return Ok(Err(error)),
+            };
+            let old = desired(work, &unit.id)?;
+            if let Some(old) = &old
+                && old.payload == payload
+            {
+                return Ok(Ok(old.clone()));
+            }
+            let row = DesiredRow {
+                revision: old.map_or(1, |row| row.revision + 1),
+                payload,
+                sent_at: None,
+                acked_at: None,
+            };
+            work.sql
+                .execute(
+                    "INSERT INTO desired (unit_id, revision, payload) VALUES (?1, ?2, ?3) \
+                     ON CONFLICT (unit_id) DO UPDATE SET revision = excluded.revision, \
+                     payload = excluded.payload, sent_at = NULL, acked_at = NULL",
+                    params![unit.id, row.revision, row.payload],
+                )
+                .map_err(sql("store a desired status"))?;
+            work.touch(&unit.id)?;
+            Ok(Ok(row))
+        })
+        .await
+    }
+
+    /// Notes that a desired status went out.
+    pub async fn desired_sent(&self, unit_id: &str, revision: i64) -> Result<(), StoreError> {
+        self.stamp(unit_id, revision, "UPDATE desired SET sent_at = ?3 WHERE unit_id = ?1 AND revision = ?2")
+            .await
+    }
+
+    /// Notes that the Unit acknowledged a desired status.
+    pub async fn desired_acked(&self, unit_id: &str, revision: i64) -> Result<(), StoreError> {
+        self.stamp(unit_id, revision, "UPDATE desired SET acked_at = ?3 WHERE unit_id = ?1 AND revision = ?2")
+            .await
+    }
+
+    async fn stamp(&self, unit_id: &str, revision: i64, update: &'static str) -> Result<(), StoreError> {
+        let unit_id = unit_id.to_owned();
+        self.transact(move |work| {
+            let changed = work
+                .sql
+                .execute(update, params![unit_id, revision, now_micros()])
+                .map_err(sql("note the delivery of a desired status"))?;
+            if changed > 0 {
+                work.touch(&unit_id)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Everything about a Unit at one moment.
+    pub async fn unit_view(&self, unit_id: &str) -> Result<Option<UnitView>, StoreError> {
+        let unit_id = unit_id.to_owned();
+        self.transact(move |work| {
+            let Some(unit) = find(work, &unit_id)? else { return Ok(None) };
+            Ok(Some(UnitView {
+                status: status(work, &unit.id)?,
+                desired: desired(work, &unit.id)?,
+                assigned: assigned(work, &unit.id)?,
+                unit,
+            }))
+        })
+        .await
+    }
+}

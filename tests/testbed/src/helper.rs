@@ -54,9 +54,9 @@ pub fn anchor(args: &[OsString]) -> Result<()> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .tried(|| "cannot make mounts private".to_owned())?;
     if cgroups::is_pure_v2(&hierarchies) {
-        mount_v2()?
+        mount_v2()?;
     } else {
-        mount_v1(&hierarchies)?
+        mount_v1(&hierarchies)?;
     }
     mount_new("tmpfs", Path::new("/run"), "mode=755")?;
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();

@@ -1,0 +1,5 @@
+//! Real handshakes between real sockets, with authorities made for the test.
+
+mod authority;
+mod grpc;
+mod handshake;

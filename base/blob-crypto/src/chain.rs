@@ -121,8 +121,8 @@ impl ChainStore {
 }
 
 fn signer_key(leaf: &CertificateDer<'_>) -> Result<SignerKey, Reason> {
-    let (_, certificate) =
-        X509Certificate::from_der(leaf).map_err(|e| format!("the signer's certificate cannot be read: {e}"))?;
+    let (_, certificate) = X509Certificate::from_der(leaf)
+        .map_err(|e| format!("the signer's certificate cannot be read: {e}"))?;
     let usage = certificate.key_usage().map_err(|e| format!("the key usage cannot be read: {e}"))?;
     if usage.is_some_and(|usage| !usage.value.digital_signature()) {
         return Err("the signer's certificate is not for signatures".into());

@@ -122,18 +122,22 @@ fn open_locked(path: &Path, create: bool) -> Result<Option<File>, StoreError> {
             Err(e) => return Err(failed("lock", path)(e.into())),
         }
         // Between opening and locking its former owner may have finished or removed it.
-        let locked = file.metadata().map_err(failed("examine", path))?;
-        match std::fs::metadata(path) {
-            Ok(named) if (named.dev(), named.ino()) == (locked.dev(), locked.ino()) => {
-                if create {
-                    fsync_dir(path.parent().unwrap_or(path))?;
-                }
-                return Ok(Some(file));
+        if is_named(&file, path)? {
+            if create {
+                fsync_dir(path.parent().unwrap_or(path))?;
             }
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound && create => {}
-            Err(e) => return Err(failed("examine", path)(e)),
+            return Ok(Some(file));
         }
+    }
+}
+
+/// True when `path` still names the open `file`.
+pub(crate) fn is_named(file: &File, path: &Path) -> Result<bool, StoreError> {
+    let open = file.metadata().map_err(failed("examine", path))?;
+    match std::fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(failed("examine", path)(e)),
     }
 }
 

@@ -10,6 +10,7 @@ use aos_durable::rename_durably;
 use aos_ids::Digest;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::partial::is_named;
 use crate::store::{CHUNK, Hash, hash_all};
 use crate::{Store, StoreError, failed};
 
@@ -35,9 +36,11 @@ impl Stage {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(failed("create", &path)(e)),
                 Ok(file) => {
-                    flock(&file, FlockOperation::NonBlockingLockExclusive)
-                        .map_err(|e| failed("lock", &path)(e.into()))?;
-                    return Ok(Self { store: store.clone(), path, file, published: false });
+                    let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+                    // Before it was locked, another process may have taken it for abandoned.
+                    if locked && is_named(&file, &path)? {
+                        return Ok(Self { store: store.clone(), path, file, published: false });
+                    }
                 }
             }
         }

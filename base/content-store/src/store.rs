@@ -234,7 +234,8 @@ fn named_files(dir: &Path) -> Result<Vec<(Digest, u64)>, StoreError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed("list", dir))? {
         let entry = entry.map_err(failed("list", dir))?;
-        let Some(digest) = entry.file_name().to_str().and_then(|hex| format!("sha256:{hex}").parse().ok()) else {
+        let Some(digest) = entry.file_name().to_str().and_then(|hex| format!("sha256:{hex}").parse().ok())
+        else {
             continue;
         };
         match entry.metadata() {

@@ -13,6 +13,9 @@ use rusqlite_migration::M;
 use crate::DurableError;
 use crate::files::create_dir;
 
+/// Largest file that is checked as a whole when opened, bytes: the check reads everything.
+const MAX_CHECKED: u64 = 16 * 1024 * 1024;
+
 /// The schema as an ordered list of SQL scripts. Entries are only ever appended: the number of applied ones
 /// is the database's version.
 #[derive(Debug, Clone, Copy)]
@@ -48,19 +51,22 @@ impl Database {
             create_dir(dir, 0o700)?;
         }
         // SQLite would make the file with the umask's mode, and its WAL and SHM files with the file's mode.
-        std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|source| {
-            DurableError::File { action: "create", path: path.to_owned(), source }
-        })?;
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| DurableError::File { action: "create", path: path.to_owned(), source })?;
         let mut connection = configured(path)?;
         let steps = migrations.0.iter().copied().map(M::up).collect();
-        rusqlite_migration::Migrations::new(steps).to_latest(&mut connection).map_err(|source| {
-            match source {
+        rusqlite_migration::Migrations::new(steps).to_latest(&mut connection).map_err(
+            |source| match source {
                 rusqlite_migration::Error::RusqliteError { err, .. } if is_corrupt(&err) => {
                     corrupt(path, &err)
                 }
                 source => DurableError::Migration { path: path.to_owned(), source },
-            }
-        })?;
+            },
+        )?;
         Ok(connection)
     }
 
@@ -111,9 +117,11 @@ fn configured(path: &Path) -> Result<Connection, DurableError> {
         Ok(())
     };
     configure().map_err(failed("configure", path))?;
-    let finding: String = connection
-        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(failed("check", path))?;
+    if std::fs::metadata(path).map_or(0, |found| found.len()) > MAX_CHECKED {
+        return Ok(connection);
+    }
+    let finding: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed("check", path))?;
     if finding == "ok" {
         return Ok(connection);
     }

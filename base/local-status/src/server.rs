@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -73,12 +74,13 @@ impl Drop for Guard {
 }
 
 fn bind(dir: &Path, path: &Path) -> io::Result<(UnixListener, Guard)> {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
     if !dir.is_dir() {
         std::fs::create_dir_all(dir)?;
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
     }
     // Unix socket addresses hold about 100 bytes; a short temporary name keeps long directories usable.
-    let temporary = dir.join(format!(".{}", std::process::id()));
+    let temporary = dir.join(format!(".{}.{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
     let _ = std::fs::remove_file(&temporary);
     let listener = UnixListener::bind(&temporary)?;
     let publish = || {

@@ -14,8 +14,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn open(program: &str) -> Result<Self, LogError> {
-        Self::open_at(Path::new(SOCKET), program)
-            .map_err(|source| LogError::Journal { path: SOCKET, source })
+        Self::open_at(Path::new(SOCKET), program).map_err(|source| LogError::Journal { path: SOCKET, source })
     }
 
     pub(crate) fn open_at(path: &Path, program: &str) -> std::io::Result<Self> {

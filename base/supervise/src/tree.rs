@@ -170,11 +170,7 @@ impl TaskTree {
         first_error.map_or(Ok(()), Err)
     }
 
-    fn ended(
-        &mut self,
-        ended: Result<(Id, Option<String>), JoinError>,
-        stopping: bool,
-    ) -> Option<TaskError> {
+    fn ended(&mut self, ended: Result<(Id, Option<String>), JoinError>, stopping: bool) -> Option<TaskError> {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let position = self.tasks.iter().position(|task| task.id == id)?;
         let task = self.tasks.remove(position);

@@ -146,7 +146,7 @@ impl AosIdentity {
     }
 }
 
-#[allow(clippy::ref_option, reason = "serde calls it with a reference to the field")]
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn not_written(kind: &Option<IdentityType>) -> bool {
     matches!(kind, None | Some(IdentityType::Fleet | IdentityType::NodeSubject))
 }

@@ -269,14 +269,11 @@ impl<'de> Deserializer<'de> for Lenient {
         visitor: V,
     ) -> Result<V::Value, FieldError> {
         let Value::String(word) = &self.0 else { return self.wrong(&visitor) };
-        match meant(name, variants, word) {
-            Some((variant, _)) => {
-                visitor.visit_enum(IntoDeserializer::<FieldError>::into_deserializer(variant))
-            }
-            None => {
-                let word: String = word.chars().take(40).collect();
-                Err(de::Error::unknown_variant(&word, variants))
-            }
+        if let Some((variant, _)) = meant(name, variants, word) {
+            visitor.visit_enum(IntoDeserializer::<FieldError>::into_deserializer(variant))
+        } else {
+            let word: String = word.chars().take(40).collect();
+            Err(de::Error::unknown_variant(&word, variants))
         }
     }
 

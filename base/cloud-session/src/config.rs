@@ -1,0 +1,93 @@
+//! Settings of a session. The defaults are those of the protocol sheet.
+
+use std::time::{Duration, Instant};
+
+use aos_cloud_protocol::{Body, Direction, MessageType};
+use aos_ids::SystemId;
+use jiff::Timestamp;
+
+/// The two clocks a session needs: a steady one for timeouts, the wall clock for `createdAt` of
+/// acknowledgements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Steady time; never goes back.
+    pub instant: Instant,
+    /// Wall clock.
+    pub wall: Timestamp,
+}
+
+/// What may be dropped when the queue is full: the lowest class first, the oldest of it first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// Samples; the next ones come anyway.
+    Monitoring,
+    /// Alerts.
+    Alerts,
+    /// Everything else. Never dropped to make room: a new message that finds no room is refused and said so.
+    Durable,
+}
+
+impl Class {
+    /// The class that suits a message.
+    pub const fn of(body: &Body) -> Self {
+        match body.message_type() {
+            MessageType::MonitoringData => Self::Monitoring,
+            MessageType::Alerts => Self::Alerts,
+            _ => Self::Durable,
+        }
+    }
+}
+
+/// Settings of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The Unit at one end of the link.
+    pub system_id: SystemId,
+    /// Which way the frames travel that this end reads: `CloudToUnit` on a Unit, `UnitToCloud` in a cloud.
+    pub reads: Direction,
+    /// How long an acknowledgement may take before the message is sent again. Counted only while connected.
+    pub ack_timeout: Duration,
+    /// How often a message is sent again before it is dropped.
+    pub resends: u32,
+    /// How many nacks a message gets before each further one counts as a lost try.
+    pub free_nacks: u32,
+    /// Most messages sent and not yet acknowledged.
+    pub window: usize,
+    /// Most messages kept, in flight or waiting.
+    pub queue_messages: usize,
+    /// Most bytes of those messages. A single longer message is taken when there is no other.
+    pub queue_bytes: usize,
+    /// How many accepted transactions are remembered to recognise repetitions.
+    pub remembered: usize,
+    /// Most messages delivered and not yet accepted; more are turned away.
+    pub undecided: usize,
+    /// Time between pings.
+    pub ping_interval: Duration,
+    /// The peer is dead when nothing at all arrived for this long.
+    pub dead_after: Duration,
+}
+
+impl Config {
+    /// Settings for a Unit.
+    pub fn unit(system_id: SystemId) -> Self {
+        Self {
+            system_id,
+            reads: Direction::CloudToUnit,
+            ack_timeout: Duration::from_secs(10),
+            resends: 3,
+            free_nacks: 10,
+            window: 32,
+            queue_messages: 1000,
+            queue_bytes: 16 * 1024 * 1024,
+            remembered: 1024,
+            undecided: 256,
+            ping_interval: Duration::from_secs(30),
+            dead_after: Duration::from_secs(90),
+        }
+    }
+
+    /// Settings for the cloud's end of the link to one Unit.
+    pub fn cloud(system_id: SystemId) -> Self {
+        Self { reads: Direction::UnitToCloud, ..Self::unit(system_id) }
+    }
+}

@@ -13,6 +13,7 @@ mod error;
 mod imagemanager;
 mod launcher;
 mod networkmanager;
+mod smcontroller;
 mod updatemanager;
 
 use std::path::PathBuf;

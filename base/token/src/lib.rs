@@ -25,3 +25,6 @@ pub use library::{Library, SlotChoice, Token};
 pub use object::{ObjectInfo, ObjectKind};
 pub use session::TokenSession;
 pub use url::{CertUrl, DEFAULT_MODULE, Pin, Pkcs11Url, read_pin_file};
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,28 @@
-//! Composition root.
+//! Composition root: opens what the configuration names, starts the tasks, stops them in reverse.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::Error;
+use aos_supervise::{Shutdown, TaskTree};
+use aos_tls::{ClientAuth, Incoming, Protocol};
+use tokio::sync::Semaphore;
+
+use crate::certhandler::{CertHandler, Handler};
+use crate::config::Checked;
+use crate::currentnode::CurrentNode;
+use crate::database::Store;
+use crate::iamserver::{self, Api, MAX_CERT_SUBSCRIPTIONS};
+use crate::localstatus::{self, Sources};
+use crate::nodemanager::Side;
+use crate::worker::{self, Worker};
+use crate::{Error, config, identhandler, nodemanager, ownidentity, permhandler, provisionmanager};
+
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// Threads for token, database and external programs; they end when idle.
+const BLOCKING_THREADS: usize = 8;
+const THREAD_IDLE: Duration = Duration::from_secs(2);
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -13,7 +33,175 @@ pub struct Args {
     pub provisioning: bool,
 }
 
-/// Runs until SIGTERM; blocks the calling thread.
+/// Runs until SIGTERM or SIGINT; blocks the calling thread. Logging must have been set up.
 pub fn run(args: Args) -> Result<(), Error> {
-    Err(Error::NotReady(args.config))
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(THREAD_IDLE)
+        .build()
+        .map_err(|error| Error::Failed(format!("cannot start the runtime: {error}")))?;
+    let result = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals()
+            .map_err(|error| Error::Failed(format!("cannot listen for signals: {error}")))?;
+        let app = App::start(args, aos_local_status::run_dir(), shutdown).await?;
+        aos_supervise::notify_ready();
+        app.run().await
+    });
+    // A hanging external program must not keep us.
+    runtime.shutdown_background();
+    result
+}
+
+/// The running program.
+pub struct App {
+    public_addr: SocketAddr,
+    protected_addr: SocketAddr,
+    tree: TaskTree,
+}
+
+impl App {
+    /// Starts everything; on success both servers listen. `run_dir` is for the local status.
+    pub async fn start(args: Args, run_dir: PathBuf, shutdown: Shutdown) -> Result<Self, Error> {
+        let config = config::load(&args.config)?;
+        refuse_secondary(&config)?;
+        let mut tree = TaskTree::new(shutdown);
+
+        let store = Store::open(&config.raw.working_dir)?;
+        let node = CurrentNode::open(&config.node)?;
+        let own = node.watch();
+        let identity = identhandler::open(&config)?;
+        let system_id = identity.as_ref().map(|identity| identity.system_id.clone());
+
+        let (store_worker, jobs) = Worker::new();
+        tree.spawn("database", |stop| worker::run(store, jobs, stop));
+        let certs = open_certificates(&mut tree, &config, store_worker.clone(), args.provisioning).await?;
+
+        let permissions = if config.raw.enable_permissions_handler {
+            let (handler, task) = permhandler::open(store_worker.clone()).await?;
+            tree.spawn("permissions", |stop| task.run(stop));
+            Some(handler)
+        } else {
+            None
+        };
+        let nodes = if config.node.is_main() {
+            let (manager, task) = nodemanager::open(store_worker, own.clone()).await?;
+            tree.spawn("nodes", |stop| task.run(stop));
+            Some(manager)
+        } else {
+            None
+        };
+        let (provisioning, task) =
+            provisionmanager::open(&config.raw, node, certs.clone(), system_id.clone());
+        tree.spawn("provisioning", |stop| task.run(stop));
+
+        let (public, protected) = listen(&mut tree, &config, &certs, args.provisioning).await?;
+        let (public_addr, protected_addr) = (public.local_addr(), protected.local_addr());
+        let api = Api {
+            certs: certs.clone(),
+            own: own.clone(),
+            identity: identity.map(Arc::new),
+            nodes,
+            provisioning,
+            permissions,
+            subscriptions: Arc::new(Semaphore::new(MAX_CERT_SUBSCRIPTIONS)),
+            stop: Shutdown::new(),
+        };
+        let public_api = api.clone();
+        tree.spawn("public server", |stop| {
+            iamserver::serve(Api { stop, ..public_api }, Side::Public, public)
+        });
+        tree.spawn("protected server", |stop| {
+            iamserver::serve(Api { stop, ..api }, Side::Protected, protected)
+        });
+        let sources = Sources { node: own, certs, system_id, provisioning: args.provisioning };
+        tree.spawn("local status", |stop| localstatus::serve(run_dir, sources, stop));
+
+        tracing::info!(
+            "identity and access manager ready{}: public on {public_addr}, protected on {protected_addr}",
+            if args.provisioning { " in provisioning mode" } else { "" }
+        );
+        Ok(Self { public_addr, protected_addr, tree })
+    }
+
+    /// Where the public server listens.
+    pub fn public_addr(&self) -> SocketAddr {
+        self.public_addr
+    }
+
+    /// Where the protected server listens.
+    pub fn protected_addr(&self) -> SocketAddr {
+        self.protected_addr
+    }
+
+    /// Runs until asked to stop, then stops in order.
+    pub async fn run(self) -> Result<(), Error> {
+        let shutdown = self.tree.shutdown().clone();
+        tokio::spawn(async move {
+            shutdown.wait().await;
+            aos_supervise::notify_stopping();
+        });
+        Ok(self.tree.run(STOP_DEADLINE).await?)
+    }
+}
+
+fn refuse_secondary(config: &Checked) -> Result<(), Error> {
+    let raw = &config.raw;
+    if raw.main_iam_public_server_url.is_empty() || raw.main_iam_protected_server_url.is_empty() {
+        return Ok(());
+    }
+    Err(Error::NotSupported(
+        "mainIAMPublicServerURL and mainIAMProtectedServerURL: secondary nodes are not supported yet".into(),
+    ))
+}
+
+async fn open_certificates(
+    tree: &mut TaskTree,
+    config: &Checked,
+    store: Worker<Store>,
+    forgiving: bool,
+) -> Result<CertHandler, Error> {
+    let modules = config.modules.clone();
+    let handler = tokio::task::spawn_blocking(move || Handler::open(&modules, store, forgiving))
+        .await
+        .map_err(|error| Error::Failed(format!("opening of the tokens was lost: {error}")))??;
+    let watch = handler.watch();
+    let (worker, jobs) = Worker::new();
+    tree.spawn("certificates", |stop| worker::run(handler, jobs, stop));
+    Ok(CertHandler::new(worker, watch))
+}
+
+async fn listen(
+    tree: &mut TaskTree,
+    config: &Checked,
+    certs: &CertHandler,
+    provisioning: bool,
+) -> Result<(Incoming, Incoming), Error> {
+    let public_url = &config.raw.iam_public_server_url;
+    let protected_url = &config.raw.iam_protected_server_url;
+    let failed = |doing: String| move |source| Error::Tls { doing, source };
+    if provisioning {
+        let public =
+            Incoming::bind_plain(public_url).await.map_err(failed("open the public server".into()))?;
+        let protected =
+            Incoming::bind_plain(protected_url).await.map_err(failed("open the protected server".into()))?;
+        return Ok((public, protected));
+    }
+    let roots = aos_tls::roots_from_pem_file(&config.raw.ca_cert)
+        .map_err(failed(format!("use caCert '{}'", config.raw.ca_cert.display())))?;
+    let (slot, shown) = ownidentity::load(certs, &config.raw.cert_storage).await?;
+    let (followed, certs) = (slot.clone(), certs.clone());
+    tree.spawn("own certificate", |stop| ownidentity::follow(certs, followed, shown, stop));
+
+    let tls = |clients| aos_tls::server_config(slot.clone(), clients);
+    let public_tls = tls(ClientAuth::None).map_err(failed("make the public server's TLS".into()))?;
+    let protected_tls =
+        tls(ClientAuth::Required(roots)).map_err(failed("make the protected server's TLS".into()))?;
+    let public = Incoming::bind_tls(public_url, &public_tls, Protocol::Grpc)
+        .await
+        .map_err(failed("open the public server".into()))?;
+    let protected = Incoming::bind_tls(protected_url, &protected_tls, Protocol::Grpc)
+        .await
+        .map_err(failed("open the protected server".into()))?;
+    Ok((public, protected))
 }

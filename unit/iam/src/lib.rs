@@ -5,10 +5,24 @@
 //! the main node it also knows the Unit's identity and all nodes. Two gRPC servers: the public one for
 //! questions, the protected one for orders.
 //!
-//! Limits of this version: one main node; `iamanager.v6` only; no VIS identifier.
+//! Limits of this version: one main node, which takes secondary nodes' streams but is not one itself;
+//! `iamanager.v6` only; no VIS identifier.
 
 mod app;
+mod certhandler;
+mod config;
+mod currentnode;
+mod database;
 mod error;
+mod iamserver;
+mod identhandler;
+mod localstatus;
+mod nodemanager;
+mod ownidentity;
+mod permhandler;
+mod provisionmanager;
+mod worker;
 
-pub use app::{Args, run};
+pub use app::{App, Args, run};
+pub use config::ConfigError;
 pub use error::Error;

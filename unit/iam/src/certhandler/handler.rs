@@ -1,0 +1,293 @@
+//! Certificates of all types: the owner of the tokens. Every method blocks.
+
+use aos_token::TokenSession;
+use tokio::sync::watch;
+
+use super::chain::{self, Parsed};
+use super::core::{CertRecord, Certificates, KeyId, Snapshot, evicted, reconcile, surplus};
+use super::module::{Module, id_of_url};
+use super::request;
+use crate::Error;
+use crate::config::CertModule;
+use crate::database::Store;
+use crate::worker::Worker;
+
+/// Keys of one type that may wait for a certificate at the same time.
+const MAX_PENDING: usize = 5;
+
+/// The tokens and what is stored about them.
+#[derive(Debug)]
+pub struct Handler {
+    modules: Vec<Module>,
+    rows: Vec<CertRecord>,
+    store: Worker<Store>,
+    published: watch::Sender<Snapshot>,
+}
+
+impl Handler {
+    /// Opens the tokens and makes the database agree with them.
+    ///
+    /// A token that belongs to somebody but cannot be opened ends the start, unless `forgiving`: a node
+    /// that is to be provisioned takes ownership anew anyway.
+    pub fn open(configs: &[CertModule], store: Worker<Store>, forgiving: bool) -> Result<Self, Error> {
+        let modules = configs.iter().cloned().map(Module::open).collect::<Result<Vec<_>, _>>()?;
+        let rows = store.call_blocking(|store| store.certificates())?;
+        let mut handler = Self { modules, rows, store, published: watch::Sender::new(Snapshot::default()) };
+        for index in 0..handler.modules.len() {
+            match handler.reconcile(index) {
+                Err(error) if forgiving => {
+                    tracing::warn!(
+                        "going on without a token until provisioning: {}",
+                        crate::error::chain(&error)
+                    );
+                }
+                other => other?,
+            }
+        }
+        handler.publish();
+        Ok(handler)
+    }
+
+    /// The newest certificates.
+    pub fn watch(&self) -> watch::Receiver<Snapshot> {
+        self.published.subscribe()
+    }
+
+    /// Types that a certificate can be asked for.
+    pub fn cert_types(&self) -> Vec<String> {
+        self.modules
+            .iter()
+            .filter(|module| !module.config.self_signed)
+            .map(|module| module.cert_type().to_owned())
+            .collect()
+    }
+
+    /// Takes ownership of every token once and makes the self-signed certificates. All keys and
+    /// certificates there were are erased.
+    pub fn set_owners(&mut self, password: &str) -> Result<(), Error> {
+        let mut done = vec![false; self.modules.len()];
+        for first in 0..self.modules.len() {
+            if done[first] {
+                continue;
+            }
+            let sharing: Vec<usize> = (first..self.modules.len())
+                .filter(|other| self.modules[first].shares_token(&self.modules[*other]))
+                .collect();
+            let mut modules: Vec<&mut Module> = self
+                .modules
+                .iter_mut()
+                .enumerate()
+                .filter(|(index, _)| sharing.contains(index))
+                .map(|(_, module)| module)
+                .collect();
+            Module::set_owner(&mut modules, password)?;
+            for index in sharing {
+                done[index] = true;
+                let cert_type = self.modules[index].cert_type().to_owned();
+                self.rows.retain(|row| row.cert_type != cert_type);
+                self.store.call_blocking(move |store| store.clear_type(&cert_type))?;
+            }
+        }
+        self.publish();
+        for index in 0..self.modules.len() {
+            if self.modules[index].config.self_signed {
+                self.self_sign(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a key and the request for its certificate, as PEM.
+    pub fn create_key(&mut self, cert_type: &str, subject: &str) -> Result<String, Error> {
+        let index = self.index(cert_type)?;
+        let session = self.modules[index].owned_session()?;
+        self.destroy_orphans(index, &session);
+        self.evict(index, &session)?;
+        let id = self.reserve(index)?;
+        let module = &self.modules[index];
+        let request =
+            module.generate_key(&session, id).and_then(|key| request::csr(&module.config, subject, &key));
+        if request.is_err() {
+            self.drop_key(index, &session, &id);
+        }
+        request
+    }
+
+    /// Stores an issued certificate (PEM chain, leaf first) with its waiting key. One that is stored
+    /// already is confirmed again: the client may have lost our answer.
+    pub fn apply_cert(&mut self, cert_type: &str, pem: &str) -> Result<CertRecord, Error> {
+        let index = self.index(cert_type)?;
+        let chain = chain::parse_chain(pem)?;
+        let Some(leaf) = chain.first() else {
+            return Err(Error::NotFound("certificate chain is empty".into()));
+        };
+        let known = self.rows.iter().find(|row| row.issuer == leaf.issuer && row.serial == leaf.serial);
+        if let Some(row) = known {
+            if row.cert_type == cert_type {
+                return Ok(row.clone());
+            }
+            return Err(Error::InvalidArgument(format!(
+                "the certificate is stored as type '{}' already",
+                row.cert_type
+            )));
+        }
+        let session = self.modules[index].owned_session()?;
+        let id = self.modules[index].key_of(&session, leaf)?;
+        self.store_certificate(index, &session, &chain, &id)
+    }
+
+    fn self_sign(&mut self, index: usize) -> Result<(), Error> {
+        let session = self.modules[index].owned_session()?;
+        let id = self.reserve(index)?;
+        let key = self.modules[index].generate_key(&session, id)?;
+        let der = request::self_signed(&key, jiff::Timestamp::now())?;
+        self.store_certificate(index, &session, &[chain::parse(&der)?], &id).map(drop)
+    }
+
+    fn store_certificate(
+        &mut self,
+        index: usize,
+        session: &TokenSession,
+        chain: &[Parsed],
+        id: &[u8],
+    ) -> Result<CertRecord, Error> {
+        let module = &mut self.modules[index];
+        let Some(leaf) = chain.first() else {
+            return Err(Error::NotFound("certificate chain is empty".into()));
+        };
+        let record = module.record(leaf, id);
+        module.import(session, chain, id)?;
+        let (row, key_id) = (record.clone(), id.to_vec());
+        self.store.call_blocking(move |store| store.add_certificate(&row, &key_id))?;
+        module.pending.retain(|pending| pending != id);
+        self.rows.push(record.clone());
+        self.trim(index, session, &record);
+        self.publish();
+        tracing::info!(
+            "certificate '{}' with serial {} stored",
+            record.cert_type,
+            hex::encode(&record.serial)
+        );
+        Ok(record)
+    }
+
+    /// Gives up the certificates that are too many. The new one is stored, so a failure here is only
+    /// noted: the next certificate tries again.
+    fn trim(&mut self, index: usize, session: &TokenSession, new: &CertRecord) {
+        let module = &self.modules[index];
+        let of_type: Vec<CertRecord> =
+            self.rows.iter().filter(|row| row.cert_type == new.cert_type).cloned().collect();
+        for record in surplus(&of_type, new, module.config.max_items) {
+            let removed = id_of_url(&record.cert_url)
+                .map_or(Ok(()), |id| module.destroy(session, &id))
+                .and_then(|()| {
+                    let (issuer, serial) = (record.issuer.clone(), record.serial.clone());
+                    self.store.call_blocking(move |store| store.remove_certificate(&issuer, &serial))
+                });
+            match removed {
+                Ok(()) => self.rows.retain(|row| row != record),
+                Err(error) => tracing::warn!(
+                    "an old certificate '{}' stays: {}",
+                    record.cert_type,
+                    crate::error::chain(&error)
+                ),
+            }
+        }
+    }
+
+    fn reconcile(&mut self, index: usize) -> Result<(), Error> {
+        let module = &mut self.modules[index];
+        let cert_type = module.cert_type().to_owned();
+        let of_type = cert_type.clone();
+        module.pending = self.store.call_blocking(move |store| store.pending_keys(&of_type))?;
+        if module.config.skip_validation {
+            return Ok(());
+        }
+        let Some(session) = module.session()? else { return Ok(()) };
+        let scan = module.scan(&session)?;
+        let rows: Vec<CertRecord> =
+            self.rows.iter().filter(|row| row.cert_type == cert_type).cloned().collect();
+        let plan = reconcile(&scan, &rows, &module.pending);
+        module.pending.retain(|id| !plan.settled.contains(id));
+        module.orphans = plan.orphans;
+        self.rows.retain(|row| !plan.remove.contains(row));
+        self.rows.extend(plan.add.iter().cloned());
+        if !plan.add.is_empty() {
+            tracing::warn!("{} certificates '{cert_type}' were not in the database, added", plan.add.len());
+        }
+        if !plan.remove.is_empty() {
+            tracing::warn!("{} certificates '{cert_type}' are not in the token, removed", plan.remove.len());
+        }
+        self.store.call_blocking(move |store| {
+            for row in &plan.remove {
+                store.remove_certificate(&row.issuer, &row.serial)?;
+            }
+            for row in &plan.add {
+                store.add_certificate(row, &[])?;
+            }
+            for id in &plan.settled {
+                store.remove_pending_key(&cert_type, id)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn destroy_orphans(&mut self, index: usize, session: &TokenSession) {
+        let module = &mut self.modules[index];
+        for id in std::mem::take(&mut module.orphans) {
+            if let Err(error) = module.destroy(session, &id) {
+                tracing::warn!("left-over objects stay in the token: {}", crate::error::chain(&error));
+                module.orphans.insert(id);
+            }
+        }
+    }
+
+    fn evict(&mut self, index: usize, session: &TokenSession) -> Result<(), Error> {
+        for id in evicted(&self.modules[index].pending, MAX_PENDING).to_vec() {
+            tracing::warn!("the oldest waiting key '{}' is given up", self.modules[index].cert_type());
+            self.modules[index].destroy(session, &id)?;
+            self.forget(index, &id)?;
+        }
+        Ok(())
+    }
+
+    /// Remembers a new key before it is made, so that a restart in between leaves no nameless key.
+    fn reserve(&mut self, index: usize) -> Result<[u8; 16], Error> {
+        let id = uuid::Uuid::new_v4().into_bytes();
+        let cert_type = self.modules[index].cert_type().to_owned();
+        self.store.call_blocking(move |store| store.add_pending_key(&cert_type, &id))?;
+        self.modules[index].pending.push(id.to_vec());
+        Ok(id)
+    }
+
+    fn drop_key(&mut self, index: usize, session: &TokenSession, id: &[u8]) {
+        let dropped = self.modules[index].destroy(session, id).and_then(|()| self.forget(index, id));
+        if let Err(error) = dropped {
+            tracing::warn!("a useless key stays until the next start: {}", crate::error::chain(&error));
+        }
+    }
+
+    fn forget(&mut self, index: usize, id: &[u8]) -> Result<(), Error> {
+        let module = &mut self.modules[index];
+        let (cert_type, key_id): (String, KeyId) = (module.cert_type().to_owned(), id.to_vec());
+        module.pending.retain(|pending| pending != id);
+        self.store.call_blocking(move |store| store.remove_pending_key(&cert_type, &key_id))
+    }
+
+    fn index(&self, cert_type: &str) -> Result<usize, Error> {
+        self.modules
+            .iter()
+            .position(|module| module.cert_type() == cert_type)
+            .ok_or_else(|| Error::NotFound(format!("certificate type '{cert_type}' is not known")))
+    }
+
+    fn publish(&self) {
+        let types = self.modules.iter().map(Module::cert_type);
+        let newest = Snapshot::new(Certificates::new(types, &self.rows));
+        self.published.send_if_modified(|published| {
+            let changed = *published != newest;
+            *published = newest;
+            changed
+        });
+    }
+}

@@ -1,0 +1,66 @@
+//! Keys and certificates of this node.
+//!
+//! The handler and its token sessions belong to one worker; nobody else touches a token here. Readers
+//! look at the newest certificates through a `watch` channel and so never wait for a key generation.
+//! A key and its certificate live in the token; the database says what is where and which keys wait.
+
+pub(crate) mod chain;
+mod core;
+mod handler;
+mod module;
+mod pin;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use tokio::sync::watch;
+
+pub use self::core::{CertRecord, Snapshot};
+pub use handler::Handler;
+
+use crate::Error;
+use crate::worker::Worker;
+
+/// The way to the certificates.
+#[derive(Debug, Clone)]
+pub struct CertHandler {
+    handler: Worker<Handler>,
+    certificates: watch::Receiver<Snapshot>,
+}
+
+impl CertHandler {
+    /// Talks to the handler in `worker`, whose certificates are `certificates`.
+    pub fn new(handler: Worker<Handler>, certificates: watch::Receiver<Snapshot>) -> Self {
+        Self { handler, certificates }
+    }
+
+    /// The newest certificates.
+    pub fn certificates(&self) -> Snapshot {
+        self.certificates.borrow().clone()
+    }
+
+    /// The certificates and their changes.
+    pub fn watch(&self) -> watch::Receiver<Snapshot> {
+        self.certificates.clone()
+    }
+
+    /// Types that a certificate can be asked for.
+    pub async fn cert_types(&self) -> Result<Vec<String>, Error> {
+        self.handler.call(|handler| Ok(handler.cert_types())).await
+    }
+
+    /// Takes ownership of all tokens; erases them.
+    pub async fn set_owners(&self, password: String) -> Result<(), Error> {
+        self.handler.call(move |handler| handler.set_owners(&password)).await
+    }
+
+    /// Makes a key and the request for its certificate.
+    pub async fn create_key(&self, cert_type: String, subject: String) -> Result<String, Error> {
+        self.handler.call(move |handler| handler.create_key(&cert_type, &subject)).await
+    }
+
+    /// Stores an issued certificate.
+    pub async fn apply_cert(&self, cert_type: String, pem: String) -> Result<CertRecord, Error> {
+        self.handler.call(move |handler| handler.apply_cert(&cert_type, &pem)).await
+    }
+}

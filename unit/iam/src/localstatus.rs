@@ -1,0 +1,82 @@
+//! What `aos status` shows of this program. Never a PIN: URLs are shown without their PIN parts.
+
+use std::path::PathBuf;
+
+use aos_supervise::Shutdown;
+use aos_token::{CertUrl, Pin};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use x509_parser::prelude::{FromDer, X509Name};
+
+use crate::Error;
+use crate::certhandler::{CertHandler, CertRecord};
+use crate::currentnode::NodeInfo;
+
+const COMPONENT: &str = "iam";
+
+/// What the document is made from.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// This node.
+    pub node: watch::Receiver<NodeInfo>,
+    /// Certificates.
+    pub certs: CertHandler,
+    /// The Unit's system ID, on the main node.
+    pub system_id: Option<String>,
+    /// Whether the program runs in provisioning mode.
+    pub provisioning: bool,
+}
+
+impl Sources {
+    /// The document.
+    pub fn document(&self) -> Value {
+        let node = self.node.borrow();
+        json!({
+            "component": COMPONENT,
+            "version": env!("CARGO_PKG_VERSION"),
+            "nodeId": node.node_id,
+            "nodeType": node.node_type,
+            "state": node.state,
+            "error": node.error.as_ref().map(ToString::to_string),
+            "systemId": self.system_id,
+            "provisioning": self.provisioning,
+            "certificates": self.certs.certificates().all().map(certificate).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn certificate(record: &CertRecord) -> Value {
+    json!({
+        "type": record.cert_type,
+        "serial": hex::encode(&record.serial),
+        "notAfter": jiff::Timestamp::from_nanosecond(record.not_after.into()).map(|at| at.to_string()).ok(),
+        "issuer": X509Name::from_der(&record.issuer).map(|(_, name)| name.to_string()).ok(),
+        "keyUrl": without_pin(&record.key_url),
+    })
+}
+
+fn without_pin(url: &str) -> Option<String> {
+    let url = match CertUrl::parse(url).ok()? {
+        CertUrl::Pkcs11(mut url) => {
+            url.pin = Pin::None;
+            CertUrl::Pkcs11(url)
+        }
+        file @ CertUrl::File(_) => file,
+    };
+    Some(url.to_string().trim_end_matches('?').to_owned())
+}
+
+/// Serves the document in `dir` until `stop`. The program works without, so a failure is only noted.
+pub async fn serve(dir: PathBuf, sources: Sources, stop: Shutdown) -> Result<(), Error> {
+    let serving = aos_local_status::serve(&dir, COMPONENT, || std::future::ready(sources.document()));
+    tokio::select! {
+        result = serving => {
+            if let Err(error) = result {
+                tracing::warn!("going on without local status: {}", crate::error::chain(&error));
+            }
+            stop.wait().await;
+        }
+        () = stop.wait() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! The nodes of the Unit as far as they are known, and what each change means.
+
+use std::collections::BTreeMap;
+
+use aos_status::NodeState;
+
+use crate::Error;
+use crate::currentnode::NodeInfo;
+
+const MAX_NODES: usize = 16;
+
+/// A node and its link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The node.
+    pub info: NodeInfo,
+    /// Whether it is reachable now.
+    pub connected: bool,
+    /// Number of the change that made it so; 0 for what was there at start.
+    pub revision: u64,
+}
+
+/// All known nodes, at most 16.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Nodes {
+    entries: BTreeMap<String, Entry>,
+    revision: u64,
+}
+
+/// What a change means for the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    AsIs,
+    /// The node is stored.
+    Store(NodeInfo),
+    /// The node is not stored: it is no part of the Unit yet, or any more.
+    Forget(String),
+}
+
+impl Nodes {
+    /// The stored nodes; none is connected.
+    pub fn new(stored: Vec<NodeInfo>) -> Self {
+        let entries = stored
+            .into_iter()
+            .take(MAX_NODES)
+            .map(|info| (info.node_id.clone(), Entry { info, connected: false, revision: 0 }))
+            .collect();
+        Self { entries, revision: 0 }
+    }
+
+    /// Identities of all nodes.
+    pub fn ids(&self) -> Vec<String> {
+        self.entries.keys().cloned().collect()
+    }
+
+    /// One node.
+    pub fn get(&self, id: &str) -> Result<&Entry, Error> {
+        self.entries.get(id).ok_or_else(|| Error::NotFound(format!("node '{id}' is not known")))
+    }
+
+    /// Number of the newest change.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Nodes changed after `revision`, oldest change first.
+    pub fn changed_since(&self, revision: u64) -> Vec<&Entry> {
+        let mut changed: Vec<_> = self.entries.values().filter(|entry| entry.revision > revision).collect();
+        changed.sort_by_key(|entry| entry.revision);
+        changed
+    }
+
+    /// Takes a node's description and that it is connected.
+    pub fn set(&mut self, info: NodeInfo) -> Result<Keep, Error> {
+        let known = self.entries.get(&info.node_id);
+        if known.is_none() && self.entries.len() >= MAX_NODES {
+            return Err(Error::TooMany(format!("a Unit has at most {MAX_NODES} nodes")));
+        }
+        if known.is_some_and(|entry| entry.info == info && entry.connected) {
+            return Ok(Keep::AsIs);
+        }
+        let keep = match known {
+            Some(entry) if entry.info == info => Keep::AsIs,
+            _ if info.state == NodeState::Unprovisioned => Keep::Forget(info.node_id.clone()),
+            _ => Keep::Store(info.clone()),
+        };
+        self.put(info, true);
+        Ok(keep)
+    }
+
+    /// Changes a node's state.
+    pub fn set_state(&mut self, id: &str, state: NodeState) -> Result<Keep, Error> {
+        let entry = self.get(id)?;
+        if entry.info.state == state {
+            return Ok(Keep::AsIs);
+        }
+        let connected = entry.connected;
+        let info = NodeInfo { state, ..entry.info.clone() };
+        let keep = match state {
+            NodeState::Unprovisioned => Keep::Forget(info.node_id.clone()),
+            _ => Keep::Store(info.clone()),
+        };
+        self.put(info, connected);
+        Ok(keep)
+    }
+
+    /// Notes that a node is not reachable any more.
+    pub fn disconnect(&mut self, id: &str) {
+        if let Some(entry) = self.entries.get(id).filter(|entry| entry.connected) {
+            let info = entry.info.clone();
+            self.put(info, false);
+        }
+    }
+
+    /// Makes what is there the starting point, which is no change for anybody.
+    pub fn settle(&mut self) {
+        self.revision = 0;
+        for entry in self.entries.values_mut() {
+            entry.revision = 0;
+        }
+    }
+
+    fn put(&mut self, info: NodeInfo, connected: bool) {
+        self.revision += 1;
+        self.entries.insert(info.node_id.clone(), Entry { info, connected, revision: self.revision });
+    }
+}

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use cryptoki::error::{Error, RvError};
+
 /// Failure of an operation on a token or on an identity loaded from one.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -13,7 +15,7 @@ pub enum TokenError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: cryptoki::error::Error,
+        source: Error,
     },
     /// The token refused an operation.
     #[error("token operation failed: {action}")]
@@ -22,7 +24,7 @@ pub enum TokenError {
         action: &'static str,
         /// Why.
         #[source]
-        source: cryptoki::error::Error,
+        source: Error,
     },
     /// No token of that name, and none that could be given it.
     #[error("no token '{label}' found")]
@@ -98,4 +100,14 @@ pub enum TokenError {
         /// What the parser found.
         reason: String,
     },
+}
+
+impl TokenError {
+    /// Whether the token refused the PIN. Tokens count such refusals and may lock, so do not try on.
+    pub fn is_pin_refused(&self) -> bool {
+        matches!(
+            self,
+            Self::Call { source: Error::Pkcs11(RvError::PinIncorrect | RvError::PinLocked, _), .. }
+        )
+    }
 }

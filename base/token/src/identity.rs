@@ -43,13 +43,12 @@ impl Identity {
 pub fn load_identity(cert_url: &str, key_url: &str) -> Result<Identity, TokenError> {
     let chain = match CertUrl::parse(cert_url)? {
         CertUrl::Pkcs11(url) => {
-            let session = open(&url)?;
-            session.chain_of(session.find_certificate(&url.id, &url.object)?)?
+            in_token(&url, |session| session.chain_of(session.find_certificate(&url.id, &url.object)?))?
         }
         CertUrl::File(path) => read_chain(&path)?,
     };
     let key = match CertUrl::parse(key_url)? {
-        CertUrl::Pkcs11(url) => open(&url)?.private_key(&url.id, &url.object)?.rustls_key(),
+        CertUrl::Pkcs11(url) => key_of(&url)?.rustls_key(),
         CertUrl::File(path) => read_key(&path)?,
     };
     Ok(Identity(Arc::new(CertifiedKey::new(without_root(chain)?, key))))
@@ -58,13 +57,34 @@ pub fn load_identity(cert_url: &str, key_url: &str) -> Result<Identity, TokenErr
 /// Opens the key of a `pkcs11:` URL, for decryption and requests.
 pub fn load_key(key_url: &str) -> Result<TokenKey, TokenError> {
     match CertUrl::parse(key_url)? {
-        CertUrl::Pkcs11(url) => open(&url)?.private_key(&url.id, &url.object),
+        CertUrl::Pkcs11(url) => key_of(&url),
         CertUrl::File(_) => Err(TokenError::Url { reason: "a key in a token is needed here" }),
     }
 }
 
-fn open(url: &Pkcs11Url) -> Result<TokenSession, TokenError> {
+fn key_of(url: &Pkcs11Url) -> Result<TokenKey, TokenError> {
+    in_token(url, |session| session.private_key(&url.id, &url.object))
+}
+
+/// Reads from the token of `url`. What the module does not have may be new there from another process, so it
+/// reads its tokens anew before the second and last try.
+fn in_token<T>(
+    url: &Pkcs11Url,
+    read: impl Fn(TokenSession) -> Result<T, TokenError>,
+) -> Result<T, TokenError> {
     let library = Library::open(url.module())?;
+    match open(&library, url).and_then(&read) {
+        // Tokens count wrong PINs; the second try with those is made where the session opens.
+        Err(error) if error.is_pin_refused() => Err(error),
+        Err(TokenError::NotFound { .. } | TokenError::Call { .. }) => {
+            library.refresh()?;
+            open(&library, url).and_then(read)
+        }
+        other => other,
+    }
+}
+
+fn open(library: &Arc<Library>, url: &Pkcs11Url) -> Result<TokenSession, TokenError> {
     library.find_initialised(url.token.as_deref())?.open(&url.pin.read()?)
 }
 

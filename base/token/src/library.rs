@@ -96,23 +96,32 @@ impl Library {
     /// The initialised token with this label, or the first one of all without a label.
     ///
     /// Modules that read their tokens only when initialised do not see one that another process made since;
-    /// they are initialised again, which is possible as long as no session is open.
+    /// if none is found they are initialised again, once per call.
     pub fn find_initialised(self: &Arc<Self>, label: Option<&str>) -> Result<Token, TokenError> {
-        let mut sessions = self.alone();
+        let sessions = self.alone();
         let wanted = |info: &TokenInfo| label.is_none_or(|label| info.label() == label);
         let failed = |source| TokenError::Call { action: "look for a token", source };
         if let Some(token) = self.initialised(wanted).map_err(failed)? {
             return Ok(token);
         }
-        sessions.retain(|session| session.strong_count() > 0);
-        if sessions.is_empty() {
-            self.pkcs11.clone().finalize().map_err(failed)?;
-            initialize(&self.pkcs11).map_err(failed)?;
-            if let Some(token) = self.initialised(wanted).map_err(failed)? {
-                return Ok(token);
-            }
-        }
-        Err(TokenError::NoToken { label: label.unwrap_or_default().to_owned() })
+        self.restart(&sessions)?;
+        let token = self.initialised(wanted).map_err(failed)?;
+        token.ok_or_else(|| TokenError::NoToken { label: label.unwrap_or_default().to_owned() })
+    }
+
+    /// Makes the module read its tokens anew, for when another process has replaced one.
+    pub fn refresh(&self) -> Result<(), TokenError> {
+        self.restart(&self.alone())
+    }
+
+    /// Initialises the module again, so that it reads its tokens anew. Sessions are held still meanwhile and
+    /// open again with their next use.
+    fn restart(&self, sessions: &[Weak<Shared>]) -> Result<(), TokenError> {
+        let sessions: Vec<_> = sessions.iter().filter_map(Weak::upgrade).collect();
+        let _still: Vec<_> = sessions.iter().map(|session| session.hold_still()).collect();
+        let failed = |source| TokenError::Load { path: self.path.clone(), source };
+        self.pkcs11.clone().finalize().map_err(failed)?;
+        initialize(&self.pkcs11).map_err(failed)
     }
 
     fn alone(&self) -> MutexGuard<'_, Vec<Weak<Shared>>> {
@@ -155,6 +164,17 @@ fn initialize(pkcs11: &Pkcs11) -> Result<(), Error> {
     }
 }
 
+fn may_be_stale(error: &TokenError) -> bool {
+    use RvError::{PinIncorrect, UserPinNotInitialized};
+    match error {
+        TokenError::NoToken { .. } => true,
+        TokenError::Call { source: Error::Pkcs11(code, _), .. } => {
+            matches!(code, PinIncorrect | UserPinNotInitialized)
+        }
+        _ => false,
+    }
+}
+
 /// A token in a slot.
 #[derive(Debug, Clone)]
 pub struct Token {
@@ -172,9 +192,17 @@ impl Token {
     /// Whether the token has been initialised, so that it has a label and an owner.
     pub fn is_initialised(&self) -> Result<bool, TokenError> {
         let _alone = self.library.alone();
-        let info = self.library.pkcs11.get_token_info(self.slot);
+        let info = self.slot_now().and_then(|slot| self.library.pkcs11.get_token_info(slot));
         info.map(|info| info.token_initialized())
             .map_err(|source| TokenError::Call { action: "read the state of a token", source })
+    }
+
+    /// The slot may have got another number since the token was found.
+    fn slot_now(&self) -> Result<Slot, Error> {
+        if self.serial.is_empty() {
+            return Ok(self.slot);
+        }
+        Ok(self.library.slot_of(&self.serial)?.unwrap_or(self.slot))
     }
 
     /// Takes ownership: erases every object, names the token and sets both PINs. Sessions and keys of the
@@ -195,8 +223,9 @@ impl Token {
         });
         let call = |action| move |source| TokenError::Call { action, source };
         let pkcs11 = &self.library.pkcs11;
-        pkcs11.init_token(self.slot, so_pin, label).map_err(call("initialise the token"))?;
-        let token = self.after_init(label).map_err(call("find the initialised token"))?;
+        let slot = self.slot_now().map_err(call("look for the token"))?;
+        pkcs11.init_token(slot, so_pin, label).map_err(call("initialise the token"))?;
+        let token = self.after_init(slot, label).map_err(call("find the initialised token"))?;
         let token = token.ok_or_else(|| TokenError::NoToken { label: label.to_owned() })?;
         let session = pkcs11.open_rw_session(token.slot).map_err(call("open a session of the owner"))?;
         session.login(UserType::So, Some(so_pin)).map_err(call("log in as owner"))?;
@@ -205,17 +234,19 @@ impl Token {
         Ok(token)
     }
 
-    fn after_init(&self, label: &str) -> Result<Option<Self>, Error> {
-        if let Ok(token) = self.library.token(self.slot)
+    fn after_init(&self, slot: Slot, label: &str) -> Result<Option<Self>, Error> {
+        if let Ok(token) = self.library.token(slot)
             && !token.serial.is_empty()
-            && self.library.pkcs11.get_token_info(self.slot)?.label() == label
+            && self.library.pkcs11.get_token_info(slot)?.label() == label
         {
             return Ok(Some(token));
         }
         self.library.initialised(|info| info.label() == label)
     }
 
-    /// Logs in as user. All sessions of one token share one PKCS#11 session and its login.
+    /// Logs in as user. All sessions of one token share one PKCS#11 session and its login. A PIN that the
+    /// module refuses is tried a second time after the module has read its tokens anew, for another process
+    /// may have given the token a new one.
     pub fn open(&self, user_pin: &AuthPin) -> Result<TokenSession, TokenError> {
         let mut sessions = self.library.alone();
         sessions.retain(|session| session.strong_count() > 0);
@@ -230,7 +261,13 @@ impl Token {
             shared.disconnect();
         }
         let shared = Arc::new(Shared::new(Arc::clone(&self.library), self.serial.clone(), user_pin.clone()));
-        shared.connect()?;
+        match shared.connect() {
+            Err(error) if may_be_stale(&error) => {
+                self.library.restart(&sessions)?;
+                shared.connect()?;
+            }
+            other => other?,
+        }
         sessions.push(Arc::downgrade(&shared));
         Ok(TokenSession::new(shared))
     }

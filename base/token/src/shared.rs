@@ -84,6 +84,13 @@ impl Shared {
         self.lock().live = None;
     }
 
+    /// Closes the session and keeps others from opening one as long as the guard lives.
+    pub(crate) fn hold_still(&self) -> MutexGuard<'_, impl Sized> {
+        let mut state = self.lock();
+        state.live = None;
+        state
+    }
+
     /// Closes the session for good.
     pub(crate) fn retire(&self) {
         let mut state = self.lock();

@@ -57,3 +57,9 @@ fn new_token() -> Token {
 fn new_session() -> TokenSession {
     new_token().open(&pin("4711")).unwrap()
 }
+
+/// Another process at the same token.
+fn elsewhere(arguments: &[&str]) {
+    let made = Command::new("softhsm2-util").args(arguments).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+}

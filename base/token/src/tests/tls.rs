@@ -8,12 +8,12 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::SingleCertAndKey;
 use rustls::{
     ClientConfig, ClientConnection, ConfigBuilder, ConfigSide, ProtocolVersion, RootCertStore, ServerConfig,
-    ServerConnection, SupportedProtocolVersion, WantsVerifier, WantsVersions, version,
+    ServerConnection, SignatureScheme, SupportedProtocolVersion, WantsVerifier, WantsVersions, version,
 };
 use rustls_pki_types::ServerName;
 
 use super::certificates::Authority;
-use super::{MODULE, new_session, with_softhsm};
+use super::{MODULE, elsewhere, new_session, with_softhsm};
 use crate::{CertUrl, Identity, KeyKind, Pin, Pkcs11Url, TokenError, load_identity, load_key};
 
 fn url(dir: &Path, id: &[u8], object: &str) -> String {
@@ -145,4 +145,26 @@ fn identities_from_files() {
     assert_eq!(identity.chain(), [leaf.der().clone()]);
     assert!(load_identity(&url(&key_file), &url(&key_file)).is_err());
     assert!(load_identity(&url(&cert_file), &url(&cert_file)).is_err());
+}
+
+#[test]
+fn a_token_replaced_by_another_process_is_read_anew() {
+    with_softhsm("tests::tls::a_token_replaced_by_another_process_is_read_anew", |dir| {
+        let url = url(dir, &[1; 16], "sm");
+        let old = new_session().generate_key(KeyKind::EcP256, [1; 16], "sm").unwrap();
+        assert_eq!(load_key(&url).unwrap().id(), old.id());
+
+        // The whole store is new: same label and PIN, another token underneath.
+        let key_file = dir.join("key.pem");
+        std::fs::write(&key_file, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        std::fs::remove_dir_all(dir.join("tokens")).unwrap();
+        std::fs::create_dir(dir.join("tokens")).unwrap();
+        elsewhere(&["--init-token", "--free", "--label", "aos", "--so-pin", "owner", "--pin", "4711"]);
+        let import = ["--import", key_file.to_str().unwrap(), "--token", "aos", "--pin", "4711"];
+        elsewhere(&[&import[..], &["--id", &"01".repeat(16), "--label", "sm"]].concat());
+
+        let new = load_key(&url).unwrap();
+        new.sign_with(SignatureScheme::ECDSA_NISTP256_SHA256, b"text").unwrap();
+        assert!(old.sign_with(SignatureScheme::ECDSA_NISTP256_SHA256, b"text").is_err());
+    });
 }

@@ -1,14 +1,13 @@
 //! Slots, ownership, PINs and what happens to sessions.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
 use cryptoki::error::{Error, RvError};
 use rustls::SignatureScheme;
 
-use super::{MODULE, library, new_session, new_token, pin, with_softhsm};
+use super::{MODULE, elsewhere, library, new_session, new_token, pin, with_softhsm};
 use crate::{KeyKind, Library, SlotChoice, TokenError};
 
 const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
@@ -116,21 +115,37 @@ fn a_token_that_went_away_is_used_again_when_it_is_back() {
     });
 }
 
-fn init_elsewhere(label: &str) {
-    let made = Command::new("softhsm2-util")
-        .args(["--init-token", "--free", "--label", label, "--so-pin", "owner", "--pin", "4711"])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
-}
-
 #[test]
 fn a_token_made_by_another_process_is_found() {
     with_softhsm("tests::tokens::a_token_made_by_another_process_is_found", |_: &Path| {
         let library = library();
         assert!(matches!(library.find_initialised(Some("late")), Err(TokenError::NoToken { .. })));
-        init_elsewhere("late");
+        elsewhere(&["--init-token", "--free", "--label", "late", "--so-pin", "owner", "--pin", "4711"]);
         let session = library.find_initialised(Some("late")).unwrap().open(&pin("4711")).unwrap();
         session.generate_key(KeyKind::EcP256, [1; 16], "cm").unwrap();
+    });
+}
+
+#[test]
+fn a_token_renewed_by_another_process_is_used_as_it_is_then() {
+    with_softhsm("tests::tokens::a_token_renewed_by_another_process_is_used_as_it_is_then", |dir| {
+        let session = new_session();
+        let old = session.generate_key(KeyKind::EcP256, [1; 16], "sm").unwrap();
+        let file = dir.join("key.pem");
+        std::fs::write(&file, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let file = file.to_str().unwrap();
+        let names = ["--id", "02020202020202020202020202020202", "--label", "sm"];
+
+        // The same PIN again, then another one; each time the keys are new.
+        for pin_text in ["4711", "4712"] {
+            let pins = ["--so-pin", "owner", "--pin", pin_text];
+            elsewhere(&[&["--init-token", "--token", "aos", "--label", "aos"], &pins[..]].concat());
+            elsewhere(&[&["--import", file, "--token", "aos", "--pin", pin_text], &names[..]].concat());
+            let session = library().find_initialised(Some("aos")).unwrap().open(&pin(pin_text)).unwrap();
+            let new = session.private_key(&[2; 16], "sm").unwrap();
+            new.sign_with(SCHEME, b"text").unwrap();
+            assert!(old.sign_with(SCHEME, b"text").is_err());
+            new.sign_with(SCHEME, b"text").unwrap();
+        }
     });
 }

@@ -17,7 +17,7 @@ use crate::CryptoError;
 type Reason = std::borrow::Cow<'static, str>;
 
 /// How far a trusted timestamp may lie in the future: clocks of Units drift.
-const MAX_AHEAD: Duration = Duration::from_secs(300);
+const MAX_AHEAD: Duration = Duration::from_mins(5);
 
 /// Public key of an accepted signer, as SubjectPublicKeyInfo in DER.
 #[derive(Debug, Clone, PartialEq, Eq)]

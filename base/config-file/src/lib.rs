@@ -36,7 +36,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: DurableError,
+        source: Box<DurableError>,
     },
     /// It is no JSON.
     #[error("{}: no valid JSON: {source}", path.display())]
@@ -82,7 +82,7 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 /// Reads a configuration file; also answers the paths of unknown keys, without logging them.
 pub fn load_with_unknown<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<String>), ConfigError> {
     let text = aos_durable::read_bounded(path, MAX_SIZE)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source: Box::new(source) })?
         .ok_or_else(|| ConfigError::NotFound { path: path.to_owned() })?;
     parse(path, &text)
 }

@@ -64,7 +64,7 @@ impl Database {
                 rusqlite_migration::Error::RusqliteError { err, .. } if is_corrupt(&err) => {
                     corrupt(path, &err)
                 }
-                source => DurableError::Migration { path: path.to_owned(), source },
+                other => DurableError::Migration { path: path.to_owned(), source: Box::new(other) },
             },
         )?;
         Ok(connection)
@@ -97,7 +97,7 @@ impl Database {
         let steps = migrations.0.iter().copied().map(M::up).collect();
         rusqlite_migration::Migrations::new(steps)
             .to_latest(&mut connection)
-            .map_err(|source| DurableError::Migration { path: path.to_owned(), source })?;
+            .map_err(|source| DurableError::Migration { path: path.to_owned(), source: Box::new(source) })?;
         Ok(connection)
     }
 }

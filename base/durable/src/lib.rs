@@ -67,7 +67,7 @@ pub enum DurableError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: rusqlite_migration::Error,
+        source: Box<rusqlite_migration::Error>,
     },
 }
 

@@ -141,7 +141,7 @@ impl<'t, 'c> Node<'t, 'c> {
     /// Whole numbers are also accepted as `3.0`, which some writers make of every number.
     fn visit_whole<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyError> {
         const EXACT: f64 = 9_007_199_254_740_992.0;
-        let whole = self.number().filter(|n| n.is_f64()).and_then(|n| n.as_f64());
+        let whole = self.number().filter(Number::is_f64).and_then(|number| number.as_f64());
         match whole.filter(|value| value.fract() == 0.0 && value.abs() <= EXACT) {
             #[allow(clippy::cast_possible_truncation)]
             Some(value) if value < 0.0 => visitor.visit_i64(value as i64),
@@ -199,7 +199,8 @@ impl<'t, 'c> Node<'t, 'c> {
             }
             entries.push((field, key, value));
         }
-        let fields = Fields { entries: entries.iter(), value: None, parent: &self.path, context: self.context };
+        let fields =
+            Fields { entries: entries.iter(), value: None, parent: &self.path, context: self.context };
         visitor.visit_map(fields).map_err(|e| e.at(&self.path))
     }
 }
@@ -310,9 +311,9 @@ impl<'de> Deserializer<'de> for Node<'_, '_> {
             },
             _ => return Err(self.wrong_type(&visitor)),
         };
-        let known = variants.iter().find(|variant| variant.eq_ignore_ascii_case(word));
+        let known = variants.iter().find(|known| known.eq_ignore_ascii_case(word));
         let variant = known.map_or(word.as_str(), |known| *known);
-        let access = Variant { variant, content, parent: &self.path, context: self.context };
+        let access = Variant { word: variant, content, parent: &self.path, context: self.context };
         visitor.visit_enum(access).map_err(|e| e.at(&self.path))
     }
 
@@ -391,7 +392,7 @@ impl<'de> de::MapAccess<'de> for Fields<'_, '_, '_> {
 }
 
 struct Variant<'t, 'c> {
-    variant: &'t str,
+    word: &'t str,
     content: Option<&'t Tree>,
     parent: &'c Path<'c>,
     context: &'c Context,
@@ -402,10 +403,10 @@ impl<'t, 'c> Variant<'t, 'c> {
     where
         't: 'c,
     {
-        let tree = self.content.ok_or_else(|| {
-            KeyError::custom(format_args!("'{}' needs a value: {{\"{0}\": …}}", self.variant))
-        })?;
-        Ok(Node { tree, path: Path::Key { parent: self.parent, key: self.variant }, context: self.context })
+        let tree = self
+            .content
+            .ok_or_else(|| KeyError::custom(format_args!("'{}' needs a value: {{\"{0}\": …}}", self.word)))?;
+        Ok(Node { tree, path: Path::Key { parent: self.parent, key: self.word }, context: self.context })
     }
 }
 
@@ -414,7 +415,7 @@ impl<'de> de::EnumAccess<'de> for Variant<'_, '_> {
     type Variant = Self;
 
     fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), KeyError> {
-        let text: StrDeserializer<'_, KeyError> = self.variant.into_deserializer();
+        let text: StrDeserializer<'_, KeyError> = self.word.into_deserializer();
         Ok((seed.deserialize(text)?, self))
     }
 }
@@ -425,7 +426,7 @@ impl<'de> de::VariantAccess<'de> for Variant<'_, '_> {
     fn unit_variant(self) -> Result<(), KeyError> {
         match self.content {
             None | Some(Tree::Null) => Ok(()),
-            Some(_) => Err(KeyError::custom(format_args!("'{}' takes no value", self.variant))),
+            Some(_) => Err(KeyError::custom(format_args!("'{}' takes no value", self.word))),
         }
     }
 

@@ -10,19 +10,34 @@
 pub mod binaries;
 pub mod boxes;
 pub mod cgroups;
+pub mod cloud;
 pub mod error;
 pub mod helper;
+pub mod http;
+pub mod interrupt;
 pub mod link;
+pub mod operator;
+pub mod poller;
 pub mod process;
 pub mod registry;
+pub mod service;
 pub mod site;
+pub mod stage;
+pub mod unit;
+pub mod unit_config;
 pub mod wait;
 
 pub use boxes::NodeBox;
+pub use cloud::Cloud;
 pub use error::{Error, Result};
 pub use link::Link;
+pub use operator::Operator;
+pub use poller::Poller;
 pub use process::Process;
+pub use service::HttpService;
 pub use site::Site;
+pub use stage::Stage;
+pub use unit::{Daemon, Unit};
 pub use wait::{wait_for, wait_for_or_last};
 
 /// An error with all its causes in one line.

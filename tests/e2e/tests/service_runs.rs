@@ -1,0 +1,72 @@
+//! A service that the cloud asks for runs on a Unit: the whole path, with update and removal.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::time::Duration;
+
+use aos_testbed::stage::{instances, since_desired_sent};
+use aos_testbed::{HttpService, Site, Stage, http, service, wait_for_or_last};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn page(stage: &Stage) -> Result<String, String> {
+    let link = stage.unit.link_to_service(service::PORT, LIMIT).map_err(|error| error.to_string())?;
+    let answer = http::get(link.address(), "/", Duration::from_secs(2)).map_err(|error| error.to_string())?;
+    if answer.status == 200 { Ok(answer.text().trim().to_owned()) } else { Err(answer.status.to_string()) }
+}
+
+fn expect_page(stage: &Stage, text: &str) {
+    wait_for_or_last("the page", LIMIT, || match page(stage) {
+        Ok(found) if found == text => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_service_is_installed_started_updated_and_removed() {
+    let site = Site::new("e2e-runs").unwrap();
+    let mut stage = Stage::online(site, "e2e-unit", |step| eprintln!("{step}")).unwrap();
+    let dir = stage.site.dir().to_path_buf();
+
+    let first = HttpService::new(&dir.join("one"), "web", "one").unwrap();
+    first.publish(&stage.operator, "1.0.0").unwrap();
+    // Publishing again is no error and changes nothing.
+    first.publish(&stage.operator, "1.0.0").unwrap();
+    stage.operator.run(&["assign", "e2e-unit", "web"]).unwrap();
+    let status = stage.wait_active("web", "1.0.0", LIMIT).unwrap();
+    let time = since_desired_sent(&status).unwrap();
+    eprintln!("active {time} ms after desiredStatus");
+    assert!(time < 10_000, "{time} ms, in a debug build");
+    expect_page(&stage, "one");
+
+    let items = status["items"].as_array().unwrap();
+    assert!(items.iter().any(|item| item["state"] == "installed"), "{items:?}");
+    let local = stage.unit.status().unwrap();
+    assert_eq!(local["cm"]["cloud"]["state"], "connected", "{local}");
+
+    let second = HttpService::new(&dir.join("two"), "web", "two").unwrap();
+    second.publish(&stage.operator, "2.0.0").unwrap();
+    stage.wait_active("web", "2.0.0", LIMIT).unwrap();
+    expect_page(&stage, "two");
+
+    stage.operator.run(&["unassign", "e2e-unit", "web"]).unwrap();
+    stage
+        .wait_status("the instance to be gone", LIMIT, |status| {
+            let left = instances(status);
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .unwrap();
+    wait_for_or_last("its processes to be gone", LIMIT, || {
+        let left: Vec<Vec<String>> = stage
+            .unit
+            .node()
+            .processes()
+            .into_iter()
+            .map(aos_testbed::process::arguments)
+            .filter(|words| words.iter().any(|word| word == "httpd"))
+            .collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .unwrap();
+    stage.unit.check_running().unwrap();
+}

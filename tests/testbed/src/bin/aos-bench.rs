@@ -1,0 +1,174 @@
+//! `make bench`: memory, sizes and times of a Unit, as a table and as lines in `target/bench/results.jsonl`.
+//!
+//! BENCH_IDLE is the time between connecting and reading memory, seconds (default 60); BENCH_RUNS the number
+//! of runs (default 5).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aos_testbed::error::Tried;
+use aos_testbed::interrupt::end_on_interrupt;
+use aos_testbed::stage::{STEP_LIMIT, since_desired_sent};
+use aos_testbed::wait::pause;
+use aos_testbed::{Daemon, Error, HttpService, Result, Site, Stage, binaries, chain};
+use serde_json::json;
+
+const CODENAME: &str = "bench";
+
+fn main() -> ExitCode {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("The benchmarks make namespaces, cgroups and containers: run them as root.");
+        return ExitCode::FAILURE;
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("The benchmarks failed: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Values of all rows, by name.
+#[derive(Default)]
+struct Rows(BTreeMap<&'static str, Row>);
+
+struct Row {
+    unit: &'static str,
+    note: String,
+    values: Vec<u64>,
+}
+
+impl Rows {
+    fn add(&mut self, name: &'static str, unit: &'static str, note: &str, value: u64) {
+        let row =
+            self.0.entry(name).or_insert_with(|| Row { unit, note: note.to_owned(), values: Vec::new() });
+        row.values.push(value);
+    }
+
+    fn write(&self) -> Result<()> {
+        let folder = binaries::folder()?;
+        let dir = folder.parent().unwrap_or(&folder).join("bench");
+        fs::create_dir_all(&dir).tried(|| format!("cannot make {}", dir.display()))?;
+        let path = dir.join("results.jsonl");
+        let mut file = fs::File::create(&path).tried(|| format!("cannot write {}", path.display()))?;
+        println!("\n{:<34} {:>14} {:<6} {:>2} {:>14} {:>14}", "NAME", "MEDIAN", "UNIT", "N", "MIN", "MAX");
+        for (name, row) in &self.0 {
+            let mut sorted = row.values.clone();
+            sorted.sort_unstable();
+            let (Some(min), Some(max), Some(median)) =
+                (sorted.first(), sorted.last(), sorted.get(sorted.len() / 2))
+            else {
+                continue;
+            };
+            println!("{name:<34} {median:>14} {:<6} {:>2} {min:>14} {max:>14}", row.unit, sorted.len());
+            let line = json!({"name": name, "value": median, "unit": row.unit, "n": sorted.len(), "min": min,
+                              "max": max, "note": row.note});
+            writeln!(file, "{line}").tried(|| format!("cannot write {}", path.display()))?;
+        }
+        println!("\nwritten to {}", path.display());
+        Ok(())
+    }
+}
+
+fn run() -> Result<()> {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let (idle, runs) = (Duration::from_secs(number("BENCH_IDLE", 60)), number("BENCH_RUNS", 5).max(1));
+    if cfg!(debug_assertions) {
+        eprintln!("warning: these are debug programs; `make bench` builds the release ones");
+    }
+    let mut rows = Rows::default();
+    let site = Arc::new(Site::new("bench")?);
+    let _done = end_on_interrupt(&site)?;
+    let mut tell = |text: &str| eprintln!("{text}");
+    let mut stage = Stage::provisioned(Arc::clone(&site), "bench-unit", &mut tell)?;
+
+    let program = binaries::find("aos")?;
+    let size = fs::metadata(&program).tried(|| format!("cannot read {}", program.display()))?.len();
+    rows.add("unit.binary.size", "bytes", "aos with cm, sm and iam, stripped", size);
+
+    stage.unit.start_all()?;
+    stage.wait_online(STEP_LIMIT)?;
+    for run in 1..=runs {
+        let version = format!("1.0.{run}");
+        let service = HttpService::new(&site.dir().join("service"), CODENAME, &version)?;
+        service.publish(&stage.operator, &version)?;
+        if run == 1 {
+            stage.operator.run(&["assign", "bench-unit", CODENAME])?;
+        }
+        let status = stage.wait_active(CODENAME, &version, STEP_LIMIT)?;
+        let time =
+            since_desired_sent(&status).and_then(|time| u64::try_from(time).ok()).ok_or_else(|| {
+                Error::Unexpected("the cloud does not tell when it sent desiredStatus".to_owned())
+            })?;
+        eprintln!("run {run}: active {time} ms after desiredStatus");
+        let note =
+            "desiredStatus sent to 'active' known in the cloud; a new version each time, one 1 MB layer";
+        rows.add("unit.desired_to_active", "ms", note, time);
+    }
+    for run in 1..=runs {
+        for daemon in Daemon::ALL.into_iter().rev() {
+            stage.unit.stop(daemon)?;
+        }
+        stage.wait_status("the Unit to be offline", STEP_LIMIT, |status| match aos_testbed::stage::word(
+            status,
+            "online_status",
+        )
+        .as_str()
+        {
+            "Online" => Err("still online".to_owned()),
+            _ => Ok(()),
+        })?;
+        let start = Instant::now();
+        stage.unit.start_all()?;
+        stage.wait_online(STEP_LIMIT)?;
+        let time = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        rows.add(
+            "unit.start_to_connected",
+            "ms",
+            "IAM, CM and SM started together, until online in the cloud",
+            time,
+        );
+        eprintln!("run {run}: online after {time} ms; reading memory in {} s", idle.as_secs());
+        pause(idle);
+        stage.unit.check_running()?;
+        add_memory(&mut rows, &stage, idle)?;
+    }
+    drop(stage);
+    site.end()?;
+    rows.write()
+}
+
+fn add_memory(rows: &mut Rows, stage: &Stage, idle: Duration) -> Result<()> {
+    let memory = stage.unit.memory();
+    let note =
+        format!("{} s after start, one service running (not counted), keys in SoftHSM", idle.as_secs());
+    let mut total = 0;
+    let mut dirty = 0;
+    for (word, one) in &memory {
+        total += one.pss;
+        dirty += one.private_dirty;
+        let name = match word.as_str() {
+            "iam" => "unit.idle.pss.iam",
+            "cm" => "unit.idle.pss.cm",
+            "sm" => "unit.idle.pss.sm",
+            "keep" => "unit.idle.pss.keep",
+            _ => "unit.idle.pss.other",
+        };
+        rows.add(name, "bytes", &note, one.pss);
+    }
+    for word in ["iam", "cm", "sm"] {
+        if !memory.contains_key(word) {
+            return Err(Error::Unexpected(format!("{word} does not run")));
+        }
+    }
+    rows.add("unit.idle.pss.total", "bytes", &note, total);
+    rows.add("unit.idle.private_dirty.total", "bytes", &note, dirty);
+    Ok(())
+}

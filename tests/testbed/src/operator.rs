@@ -1,0 +1,149 @@
+//! The operator: drives the cloud through the real `aosctl`, and reads its REST documents where a test needs
+//! what the command line does not show.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::Value;
+
+use crate::binaries;
+use crate::cloud::Cloud;
+use crate::error::{Error, Result, Tried};
+use crate::http;
+use crate::site::Site;
+
+const PROFILE: &str = "oem";
+const ANSWER_LIMIT: Duration = Duration::from_secs(40);
+
+/// An operator with credentials.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    home: PathBuf,
+    url: String,
+    address: String,
+}
+
+impl Operator {
+    /// Logs in with the cloud's first token and creates an OEM user, whose credentials are used from then on.
+    pub fn enrol(site: &Site, cloud: &Cloud) -> Result<Self> {
+        let operator = Self {
+            home: site.dir().join("aosctl"),
+            url: cloud.url()?,
+            address: cloud.endpoints().api.clone(),
+        };
+        let (ca, token) = (cloud.root_certificate(), cloud.bootstrap_token());
+        let login = [
+            OsStr::new("login"),
+            OsStr::new("--cloud"),
+            OsStr::new(&operator.url),
+            OsStr::new("--ca"),
+            ca.as_os_str(),
+            OsStr::new("--token-file"),
+            token.as_os_str(),
+        ];
+        operator.run_as("admin", &login)?;
+        let create =
+            ["user", "create", "--role", "oem", "--company", "Demo", "--username", "demo", "--save-profile"];
+        operator.run_as("admin", &[&create[..], &[PROFILE]].concat())?;
+        Ok(operator)
+    }
+
+    /// The command a person types: environment and program, to be followed by the arguments.
+    pub fn command_line(&self) -> Result<String> {
+        let program = binaries::find("aosctl")?;
+        Ok(format!("AOSCTL_HOME={} {} --profile {PROFILE}", self.home.display(), program.display()))
+    }
+
+    /// Runs `aosctl` and returns what it prints.
+    pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<String> {
+        self.run_as(PROFILE, args)
+    }
+
+    /// Runs `aosctl` with JSON output.
+    pub fn json<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Value> {
+        let mut all: Vec<&OsStr> = vec![OsStr::new("--output"), OsStr::new("json")];
+        all.extend(args.iter().map(AsRef::as_ref));
+        let text = self.run(&all)?;
+        serde_json::from_str(&text)
+            .map_err(|source| Error::Json { what: "the output of aosctl".to_owned(), source })
+    }
+
+    fn run_as<S: AsRef<OsStr>>(&self, profile: &str, args: &[S]) -> Result<String> {
+        let mut command = Command::new(binaries::find("aosctl")?);
+        command.env("AOSCTL_HOME", &self.home).args(["--profile", profile]).args(args);
+        let output = command.output().tried(|| "cannot run aosctl".to_owned())?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let words: Vec<String> =
+            args.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();
+        Err(Error::Program {
+            program: format!("aosctl {}", words.join(" ")),
+            status: output.status.to_string(),
+            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
+    }
+
+    /// The status document of a Unit.
+    pub fn unit_status(&self, system_id: &str) -> Result<Value> {
+        self.get(&format!("units/{system_id}/status/"))
+    }
+
+    /// The status document of a Unit once it is newer than `revision`, or after `wait` seconds.
+    pub fn unit_status_after(&self, system_id: &str, revision: u64, wait: u64) -> Result<Value> {
+        self.get(&format!("units/{system_id}/status/?after={revision}&wait={wait}"))
+    }
+
+    /// `GET` of a REST document with the operator's certificate.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        let what = || format!("cannot ask the cloud for {path}");
+        let mut tls = self.connect().tried(what)?;
+        write!(tls, "GET /api/v11/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .tried(what)?;
+        let mut bytes = Vec::new();
+        match tls.read_to_end(&mut bytes) {
+            // A server that only closes the connection is no reason to distrust a complete answer.
+            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => return Err(error).tried(what),
+            _ => {}
+        }
+        let answer =
+            http::parse(&bytes).ok_or_else(|| Error::Unexpected(format!("{}: no HTTP answer", what())))?;
+        if answer.status != 200 {
+            return Err(Error::Unexpected(format!("{}: {} {}", what(), answer.status, answer.text())));
+        }
+        serde_json::from_slice(&answer.body).map_err(|source| Error::Json { what: what(), source })
+    }
+
+    fn connect(&self) -> std::io::Result<rustls::StreamOwned<rustls::ClientConnection, TcpStream>> {
+        let broken = |error: &dyn std::fmt::Display| std::io::Error::other(error.to_string());
+        let dir = self.home.join(PROFILE);
+        let certificates = |file: &str| {
+            CertificateDer::pem_file_iter(dir.join(file))
+                .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
+                .map_err(|error| broken(&error))
+        };
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(certificates("ca.pem")?);
+        let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).map_err(|error| broken(&error))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| broken(&error))?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(certificates("cert.pem")?, key)
+            .map_err(|error| broken(&error))?;
+        let name = ServerName::try_from("localhost").map_err(|error| broken(&error))?;
+        let connection =
+            rustls::ClientConnection::new(Arc::new(config), name).map_err(|error| broken(&error))?;
+        let stream = TcpStream::connect(&self.address)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        Ok(rustls::StreamOwned::new(connection, stream))
+    }
+}

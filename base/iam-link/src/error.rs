@@ -1,7 +1,7 @@
 //! Failures of calls to IAM.
 
 use aos_tls::TlsError;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// A call to IAM that gave no answer, or a link that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -34,10 +34,11 @@ impl LinkError {
         match self {
             Self::Prepare(_) => false,
             Self::Deadline { .. } => true,
-            Self::Call { source, .. } => matches!(
-                source.code(),
-                tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled
-            ),
+            // A status with a source was made here, of a broken connection.
+            Self::Call { source, .. } => {
+                std::error::Error::source(source).is_some()
+                    || matches!(source.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+            }
         }
     }
 }

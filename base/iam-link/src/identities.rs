@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aos_tls::{HostCheck, IdentitySlot};
 use aos_token::{Identity, load_identity};
@@ -18,6 +19,9 @@ use crate::calls::newest_cert;
 use crate::subscription::{Event, RESUBSCRIBE, Subscription};
 use crate::watches::note_end;
 use crate::{IamLink, LinkError};
+
+/// Longest time until a certificate that could not be loaded is tried again.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 type Present = Option<Arc<Identity>>;
 
@@ -80,6 +84,7 @@ impl IamLink {
                 slot: slot.clone(),
                 sender,
                 loaded: None,
+                pause: RESUBSCRIBE,
             };
             tasks.spawn(follower.run());
             Entry { present, slot, channel: None }
@@ -104,13 +109,15 @@ struct Follower {
     sender: watch::Sender<Present>,
     /// URLs of what is loaded.
     loaded: Option<(String, String)>,
+    /// Time until the next try.
+    pause: Duration,
 }
 
 impl Follower {
     async fn run(mut self) {
         loop {
             self.follow().await;
-            tokio::time::sleep(RESUBSCRIBE).await;
+            tokio::time::sleep(self.pause).await;
         }
     }
 
@@ -153,10 +160,13 @@ impl Follower {
                     self.cert_type,
                     cause.unwrap_or_default()
                 );
+                // Gently: tokens count wrong PINs.
+                self.pause = MAX_PAUSE.min(self.pause * 2);
                 return false;
             }
             Err(_) => return false,
         };
+        self.pause = RESUBSCRIBE;
         self.slot.set(identity.certified_key());
         self.sender.send_replace(Some(Arc::new(identity)));
         self.loaded = Some(urls);

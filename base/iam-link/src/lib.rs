@@ -65,3 +65,6 @@ impl IamLink {
         self.0.identities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

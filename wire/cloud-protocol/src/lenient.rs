@@ -287,15 +287,16 @@ impl<'de> Deserializer<'de> for Lenient {
 }
 
 /// The known name that `found` means, and how indirectly: 0 exactly, 1 another letter case, 2 a second name.
+/// Second names come first, because a type may list them among its own.
 fn meant(kind: &str, known: &'static [&'static str], found: &str) -> Option<(&'static str, u8)> {
+    let second = ALIASES.iter().find(|(of, alias, _)| *of == kind && alias.eq_ignore_ascii_case(found));
+    if let Some((_, _, first)) = second {
+        return known.iter().find(|name| *name == first).map(|name| (*name, 2));
+    }
     if let Some(name) = known.iter().find(|name| **name == found) {
         return Some((name, 0));
     }
-    if let Some(name) = known.iter().find(|name| name.eq_ignore_ascii_case(found)) {
-        return Some((name, 1));
-    }
-    let alias = ALIASES.iter().find(|(of, alias, _)| *of == kind && alias.eq_ignore_ascii_case(found))?;
-    known.iter().find(|name| **name == alias.2).map(|name| (*name, 2))
+    known.iter().find(|name| name.eq_ignore_ascii_case(found)).map(|name| (*name, 1))
 }
 
 struct Entries {

@@ -1,6 +1,6 @@
 //! `kill -9` of the Unit's daemons and of the cloud, each in turn and all together, changes nothing for a
 //! running service, and everything converges after the restart.
-#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::fs;

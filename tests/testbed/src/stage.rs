@@ -63,8 +63,9 @@ impl Stage {
         unit.start_provisioning()?;
         told("provisioning it: keys in its token, certificates from the cloud");
         let address = unit.provisioning_address().to_string();
+        let wait = (20 * crate::wait::patience()).to_string();
         let provisioned =
-            operator.run(&["unit", "provision", "--unit", &address, "--nodes", "1", "--wait", "20"]);
+            operator.run(&["unit", "provision", "--unit", &address, "--nodes", "1", "--wait", &wait]);
         if let Err(error) = provisioned {
             // A Unit whose IAM has ended explains more than the tool that misses it.
             unit.check_running()?;

@@ -17,7 +17,7 @@ pub fn wait_for_or_last<T>(
     limit: Duration,
     mut condition: impl FnMut() -> std::result::Result<T, String>,
 ) -> Result<T> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit * patience());
     loop {
         let last = match condition() {
             Ok(value) => return Ok(value),
@@ -28,6 +28,11 @@ pub fn wait_for_or_last<T>(
         }
         pause(Duration::from_millis(20));
     }
+}
+
+/// Factor on all limits, for slow machines: the environment variable `DEMO_PATIENCE`, else 1.
+pub fn patience() -> u32 {
+    std::env::var("DEMO_PATIENCE").ok().and_then(|text| text.parse().ok()).unwrap_or(1).clamp(1, 100)
 }
 
 /// Lets time pass. For pollers of things that cannot wake us, never in place of a condition.

@@ -1,7 +1,10 @@
 //! The daemon as its peers see it: real SoftHSM, real gRPC, real processes.
 
+mod certificates;
+mod nodes;
 mod provisioning;
 mod rig;
+mod start;
 
 /// Not a test: what the other tests start as their daemon.
 #[test]

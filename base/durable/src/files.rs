@@ -1,12 +1,14 @@
 //! Whole-file replacement and directory syncing.
 //!
-//! Temporary names are `.<name>.<pid>.<counter>.tmp` beside the target, so that two processes never share one.
+//! The new content is written to `.<name>.tmp` beside the target. Writers of the same target exclude one
+//! another by a lock on that file; one that a killed writer left is taken over, so that none pile up.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::DurableError;
 
@@ -24,11 +26,32 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn temporary_beside(path: &Path) -> PathBuf {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+    name.push(".tmp");
     parent(path).join(name)
+}
+
+/// Opens and locks the temporary file. Its former owner may have renamed it away while we waited for the
+/// lock; then the name is free again.
+fn lock_temporary(temporary: &Path, mode: u32) -> io::Result<File> {
+    loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(temporary)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        let locked = file.metadata()?;
+        match std::fs::symlink_metadata(temporary) {
+            Ok(named) if (named.dev(), named.ino()) == (locked.dev(), locked.ino()) => return Ok(file),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// Replaces the content of `path` by `bytes` so that it survives a power cut as soon as this returns.
@@ -36,16 +59,9 @@ fn temporary_beside(path: &Path) -> PathBuf {
 /// `mode` is the file's exact permission bits (the umask is not applied). The directory must exist.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
     let temporary = temporary_beside(path);
-    let write = || -> io::Result<()> {
-        // create_new: a left-over of an earlier process with this pid must not lend us its owner or links.
-        let open = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
-        let mut file = match open() {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                std::fs::remove_file(&temporary)?;
-                open()?
-            }
-            other => other?,
-        };
+    let mut file = lock_temporary(&temporary, mode).map_err(failed("write", path))?;
+    let mut write = || -> io::Result<()> {
+        file.set_len(0)?;
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;

@@ -45,6 +45,39 @@ fn a_failed_replacement_leaves_the_old_content_and_nothing_else() {
 }
 
 #[test]
+fn what_a_killed_writer_left_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    std::fs::write(dir.path().join(".state.tmp"), "a longer half of something").unwrap();
+    write_atomic(&path, b"new", 0o600).unwrap();
+    assert_eq!((mode(&path), std::fs::read(&path).unwrap()), (0o600, b"new".to_vec()));
+    assert_eq!(names(dir.path()), ["state"]);
+    let elsewhere = dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, dir.path().join(".state.tmp")).unwrap();
+    assert!(write_atomic(&path, b"x", 0o600).is_err());
+    assert!(!elsewhere.exists());
+}
+
+#[test]
+fn writers_of_one_file_do_not_mix() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    std::thread::scope(|scope| {
+        for writer in 0..4_u8 {
+            let path = &path;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    write_atomic(path, &vec![writer; 3000 + usize::from(writer)], 0o600).unwrap();
+                }
+            });
+        }
+    });
+    let found = std::fs::read(&path).unwrap();
+    assert_eq!(found, vec![found[0]; 3000 + usize::from(found[0])]);
+    assert_eq!(names(dir.path()), ["state"]);
+}
+
+#[test]
 fn readers_see_the_old_or_the_new_content_only() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");

@@ -13,7 +13,7 @@ fn with_journal(level: Level, events: impl FnOnce()) -> Vec<String> {
     let sink = Sink::Journal(Journal::open_at(&path, "aos_communicationmanager").unwrap());
     tracing::subscriber::with_default(LineSubscriber::new(level, sink), events);
     socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    let mut buffer = [0; 65_536];
+    let mut buffer = vec![0; 65_536];
     std::iter::from_fn(|| {
         let length = socket.recv(&mut buffer).ok()?;
         Some(String::from_utf8(buffer[..length].to_vec()).unwrap())

@@ -1,5 +1,5 @@
 //! Signals and the notify socket, seen from outside: this test program starts itself as the supervised one.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;

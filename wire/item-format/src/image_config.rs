@@ -6,8 +6,7 @@ use aos_ids::Digest;
 use aos_loose_json::KeyError;
 use serde::{Deserialize, Serialize};
 
-use crate::item_config::Protocol;
-use crate::{Document, MAX_LAYERS, Platform, document};
+use crate::{Document, MAX_LAYERS, Platform, Protocol, document};
 
 /// The OCI image configuration, as far as it is used here. User, volumes, labels and history are ignored: a
 /// Unit assigns user and storage itself.

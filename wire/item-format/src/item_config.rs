@@ -1,17 +1,15 @@
 //! Item configuration: what an item needs to run, beyond its image.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use aos_duration_text::DurationText;
-use aos_ids::ItemId;
 use aos_loose_json::KeyError;
-use serde::ser::{SerializeMap, SerializeSeq};
+use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::alert_rules::{self, AlertRules};
+use crate::connection::{AllowedConnection, BadConnection, write_connections};
 use crate::several_forms::{NameOnly, names};
 use crate::{Document, document};
 
@@ -234,84 +232,6 @@ impl From<(String, Option<String>)> for ResourceRequest {
     }
 }
 
-/// Transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl Protocol {
-    /// The word in documents.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-}
-
-/// A text that is no connection.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no connection, expected <item>/<port>[-<port>][/<tcp|udp>]")]
-pub struct BadConnection(String);
-
-impl FromStr for Protocol {
-    type Err = BadConnection;
-    fn from_str(word: &str) -> Result<Self, BadConnection> {
-        if word.eq_ignore_ascii_case("tcp") {
-            Ok(Self::Tcp)
-        } else if word.eq_ignore_ascii_case("udp") {
-            Ok(Self::Udp)
-        } else {
-            Err(BadConnection(word.chars().take(40).collect()))
-        }
-    }
-}
-
-/// An opening towards another item: `<item>/<port>[-<port>][/<protocol>]`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AllowedConnection {
-    /// The item connected to.
-    pub item: ItemId,
-    /// First port, 1..=65535.
-    pub first_port: u16,
-    /// Last port, not below the first.
-    pub last_port: u16,
-    /// TCP unless named.
-    pub protocol: Protocol,
-}
-
-impl FromStr for AllowedConnection {
-    type Err = BadConnection;
-
-    fn from_str(text: &str) -> Result<Self, BadConnection> {
-        let read = || {
-            let mut parts = text.split('/');
-            let item = ItemId::new(parts.next()?).ok()?;
-            let ports = parts.next()?;
-            let protocol = parts.next().unwrap_or("tcp").parse().ok()?;
-            let (first, last) = ports.split_once(['-', ':']).unwrap_or((ports, ports));
-            let (first_port, last_port): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
-            let in_order = first_port != 0 && first_port <= last_port && parts.next().is_none();
-            in_order.then_some(Self { item, first_port, last_port, protocol })
-        };
-        read().ok_or_else(|| BadConnection(text.chars().take(100).collect()))
-    }
-}
-
-impl fmt::Display for AllowedConnection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.item, self.first_port)?;
-        if self.last_port != self.first_port {
-            write!(f, "-{}", self.last_port)?;
-        }
-        write!(f, "/{}", self.protocol.as_str())
-    }
-}
-
 /// Names something of the cloud; which parts are given depends on the place.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -352,17 +272,6 @@ fn write_runtimes<S: Serializer>(runtimes: &[String], serializer: S) -> Result<S
         list.serialize_element(&BTreeMap::from([("codename", codename)]))?;
     }
     list.end()
-}
-
-fn write_connections<S: Serializer>(
-    connections: &[AllowedConnection],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(Some(connections.len()))?;
-    for connection in connections {
-        map.serialize_entry(&connection.to_string(), &BTreeMap::<String, String>::new())?;
-    }
-    map.end()
 }
 
 /// All forms of the keys.

@@ -6,6 +6,7 @@
 //! is opened and nothing is fetched here.
 
 mod alert_rules;
+mod connection;
 mod image_config;
 mod item_config;
 mod oci;
@@ -20,10 +21,11 @@ use serde::de::DeserializeOwned;
 
 pub use alert_rules::{AlertRules, PartitionRule, PercentRule, PointsRule, STORAGES_PARTITION};
 pub use aos_loose_json::KeyError;
+pub use connection::{AllowedConnection, BadConnection, Protocol};
 pub use image_config::{ContainerConfig, ExposedPort, ImageConfig, RootFs};
 pub use item_config::{
-    AllowedConnection, BadConnection, BalancingPolicy, Dependency, Identity, ItemConfig, Protocol, Quotas,
-    RequestedResources, ResourceRequest, RunParameters,
+    BalancingPolicy, Dependency, Identity, ItemConfig, Quotas, RequestedResources, ResourceRequest,
+    RunParameters,
 };
 pub use oci::{Descriptor, Index, Manifest, Platform, media_type, normalised_architecture};
 pub use resource_file::{DeviceMapping, HostEntry, NodeResource, ResourceMount, read_resources};

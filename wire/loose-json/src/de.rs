@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 
-use serde::de::value::{BorrowedStrDeserializer, StrDeserializer};
-use serde::de::{self, DeserializeSeed, Deserializer, Error as _, IntoDeserializer, Unexpected, Visitor};
+use serde::de::{self, Deserializer, Error as _, Unexpected, Visitor};
 use serde_json::Number;
 
+use crate::access::{Fields, List, Map, Variant};
 use crate::{KeyError, Rules, Tree};
 
 /// Most unknown keys collected; a document of nothing else must not cost more.
@@ -44,7 +44,7 @@ impl Context {
 
 /// Place of a value, linked towards the root.
 #[derive(Clone, Copy)]
-enum Path<'a> {
+pub(crate) enum Path<'a> {
     Root,
     Key { parent: &'a Path<'a>, key: &'a str },
     Index { parent: &'a Path<'a>, index: usize },
@@ -73,7 +73,7 @@ impl de::Error for KeyError {
 
 impl KeyError {
     /// Adds the place unless a deeper one is known.
-    fn at(mut self, path: &Path<'_>) -> Self {
+    pub(crate) fn at(mut self, path: &Path<'_>) -> Self {
         if self.path.is_empty() {
             self.path = path.to_string();
         }
@@ -84,9 +84,9 @@ impl KeyError {
 /// A value with its place.
 #[derive(Clone, Copy)]
 pub(crate) struct Node<'t, 'c> {
-    tree: &'t Tree,
-    path: Path<'c>,
-    context: &'c Context,
+    pub(crate) tree: &'t Tree,
+    pub(crate) path: Path<'c>,
+    pub(crate) context: &'c Context,
 }
 
 impl<'t, 'c> Node<'t, 'c> {
@@ -164,7 +164,7 @@ impl<'t, 'c> Node<'t, 'c> {
         .map_err(|e: KeyError| e.at(&self.path))
     }
 
-    fn visit_list<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyError> {
+    pub(crate) fn visit_list<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyError> {
         let Tree::List(values) = self.tree else { return Err(self.wrong_type(&visitor)) };
         let list = List { values: values.iter().enumerate(), parent: &self.path, context: self.context };
         visitor.visit_seq(list).map_err(|e| e.at(&self.path))
@@ -176,7 +176,7 @@ impl<'t, 'c> Node<'t, 'c> {
         visitor.visit_map(map).map_err(|e| e.at(&self.path))
     }
 
-    fn visit_struct<'de, V: Visitor<'de>>(
+    pub(crate) fn visit_struct<'de, V: Visitor<'de>>(
         self,
         fields: &'static [&'static str],
         visitor: V,
@@ -319,130 +319,5 @@ impl<'de> Deserializer<'de> for Node<'_, '_> {
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyError> {
         visitor.visit_unit()
-    }
-}
-
-struct List<'t, 'c> {
-    values: std::iter::Enumerate<std::slice::Iter<'t, Tree>>,
-    parent: &'c Path<'c>,
-    context: &'c Context,
-}
-
-impl<'de> de::SeqAccess<'de> for List<'_, '_> {
-    type Error = KeyError;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, KeyError> {
-        let Some((index, tree)) = self.values.next() else { return Ok(None) };
-        let path = Path::Index { parent: self.parent, index };
-        let value = seed.deserialize(Node { tree, path, context: self.context });
-        value.map(Some).map_err(|e| e.at(&path))
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.values.len())
-    }
-}
-
-struct Map<'t, 'c> {
-    entries: std::slice::Iter<'t, (String, Tree)>,
-    value: Option<(&'t str, &'t Tree)>,
-    parent: &'c Path<'c>,
-    context: &'c Context,
-}
-
-impl<'de> de::MapAccess<'de> for Map<'_, '_> {
-    type Error = KeyError;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, KeyError> {
-        let Some((key, value)) = self.entries.next() else { return Ok(None) };
-        self.value = Some((key, value));
-        let path = Path::Key { parent: self.parent, key };
-        let text: StrDeserializer<'_, KeyError> = key.as_str().into_deserializer();
-        seed.deserialize(text).map(Some).map_err(|e| e.at(&path))
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, KeyError> {
-        let Some((key, tree)) = self.value.take() else { return Err(KeyError::custom("value without key")) };
-        let path = Path::Key { parent: self.parent, key };
-        seed.deserialize(Node { tree, path, context: self.context }).map_err(|e| e.at(&path))
-    }
-}
-
-struct Fields<'e, 't, 'c> {
-    entries: std::slice::Iter<'e, (&'static str, &'t str, &'t Tree)>,
-    value: Option<(&'t str, &'t Tree)>,
-    parent: &'c Path<'c>,
-    context: &'c Context,
-}
-
-impl<'de> de::MapAccess<'de> for Fields<'_, '_, '_> {
-    type Error = KeyError;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, KeyError> {
-        let Some((field, key, tree)) = self.entries.next() else { return Ok(None) };
-        self.value = Some((key, tree));
-        seed.deserialize(BorrowedStrDeserializer::new(field)).map(Some)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, KeyError> {
-        let Some((key, tree)) = self.value.take() else { return Err(KeyError::custom("value without key")) };
-        let path = Path::Key { parent: self.parent, key };
-        seed.deserialize(Node { tree, path, context: self.context }).map_err(|e| e.at(&path))
-    }
-}
-
-struct Variant<'t, 'c> {
-    word: &'t str,
-    content: Option<&'t Tree>,
-    parent: &'c Path<'c>,
-    context: &'c Context,
-}
-
-impl<'t, 'c> Variant<'t, 'c> {
-    fn node(&self) -> Result<Node<'t, 'c>, KeyError>
-    where
-        't: 'c,
-    {
-        let tree = self
-            .content
-            .ok_or_else(|| KeyError::custom(format_args!("'{}' needs a value: {{\"{0}\": …}}", self.word)))?;
-        Ok(Node { tree, path: Path::Key { parent: self.parent, key: self.word }, context: self.context })
-    }
-}
-
-impl<'de> de::EnumAccess<'de> for Variant<'_, '_> {
-    type Error = KeyError;
-    type Variant = Self;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), KeyError> {
-        let text: StrDeserializer<'_, KeyError> = self.word.into_deserializer();
-        Ok((seed.deserialize(text)?, self))
-    }
-}
-
-impl<'de> de::VariantAccess<'de> for Variant<'_, '_> {
-    type Error = KeyError;
-
-    fn unit_variant(self) -> Result<(), KeyError> {
-        match self.content {
-            None | Some(Tree::Null) => Ok(()),
-            Some(_) => Err(KeyError::custom(format_args!("'{}' takes no value", self.word))),
-        }
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, KeyError> {
-        seed.deserialize(self.node()?)
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, KeyError> {
-        self.node()?.visit_list(visitor)
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, KeyError> {
-        self.node()?.visit_struct(fields, visitor)
     }
 }

@@ -9,6 +9,7 @@
 //! content, so that nested keys there are matched exactly. Nesting is limited by [`Rules::max_depth`], length
 //! is the caller's to bound.
 
+mod access;
 mod de;
 mod tree;
 

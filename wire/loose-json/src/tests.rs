@@ -57,6 +57,12 @@ struct StrictInner {
     max_dmips: u64,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Params {
+    module_path: String,
+}
+
 fn outer(text: &str, rules: Rules) -> Result<Read<Outer>, LooseError> {
     from_slice(text.as_bytes(), rules)
 }
@@ -163,11 +169,6 @@ fn free_form_parts_keep_their_keys_and_are_read_later() {
     let text = r#"{"params":{"ModulePath":"/lib","Nested":{"A":[1,null,"x"]}}}"#;
     let params = outer(text, Rules::CONFIG).unwrap().value.params.unwrap();
     assert_eq!(params, serde_json::json!({"ModulePath": "/lib", "Nested": {"A": [1, null, "x"]}}));
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Params {
-        module_path: String,
-    }
     let read = from_value::<Params>(params, Rules::CONFIG).unwrap();
     assert_eq!((read.value.module_path.as_str(), read.unknown), ("/lib", vec!["Nested".to_owned()]));
 }

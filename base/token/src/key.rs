@@ -126,7 +126,7 @@ impl TokenKey {
                 Mechanism::RsaPkcsKeyPairGen
             }
         };
-        let (bits, handle) = shared.run("generate a key pair", |live| {
+        let (bits, handle) = shared.run_apart("generate a key pair", |live| {
             let (public, private) = live.session.generate_key_pair(&mechanism, &public, &private)?;
             let bits = public_bits(&live.session, public, kind)?;
             Ok((bits, (live.generation, private)))

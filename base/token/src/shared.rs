@@ -1,6 +1,6 @@
 //! The one PKCS#11 session that this process keeps with a token.
 //!
-//! A lock serialises all use. When the token went away, was logged out or lost the session, the session is
+//! A lock serialises all use but key generation, which may take seconds. When the token went away, was logged out or lost the session, the session is
 //! opened and logged in again and the operation is tried a second time, once. Object handles belong to a
 //! session: its generation tells whether a remembered handle still counts.
 
@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     library: Arc<Library>,
     serial: String,
     pin: AuthPin,
+    /// Held during a long operation that has a session of its own; taken before `state`.
+    apart: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -59,7 +61,7 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     pub(crate) fn new(library: Arc<Library>, serial: String, pin: AuthPin) -> Self {
-        Self { library, serial, pin, state: Mutex::default() }
+        Self { library, serial, pin, apart: Mutex::default(), state: Mutex::default() }
     }
 
     pub(crate) fn serial(&self) -> &str {
@@ -84,15 +86,18 @@ impl Shared {
         self.lock().live = None;
     }
 
-    /// Closes the session and keeps others from opening one as long as the guard lives.
-    pub(crate) fn hold_still(&self) -> MutexGuard<'_, impl Sized> {
+    /// Waits for what is going on, closes the session and keeps others from opening one as long as the
+    /// guard lives.
+    pub(crate) fn hold_still(&self) -> impl Sized {
+        let apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.lock();
         state.live = None;
-        state
+        (state, apart)
     }
 
     /// Closes the session for good.
     pub(crate) fn retire(&self) {
+        let _apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.lock();
         state.live = None;
         state.retired = true;
@@ -120,6 +125,25 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Runs a long `operation` in a session of its own, so that signatures do not wait for it. It runs once.
+    pub(crate) fn run_apart<T>(
+        &self,
+        action: &'static str,
+        operation: impl FnOnce(&Live) -> Result<T, OpError>,
+    ) -> Result<T, TokenError> {
+        let _apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        // A token is logged in for the whole process.
+        let own = self.run(action, |live| {
+            let slot = live.session.get_session_info()?.slot_id();
+            let session = self.library.pkcs11.open_rw_session(slot)?;
+            Ok(Live { session, generation: live.generation })
+        })?;
+        operation(&own).map_err(|error| match error {
+            OpError::Token(source) => TokenError::Call { action, source },
+            OpError::Own(error) => error,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

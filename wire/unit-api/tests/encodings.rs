@@ -46,6 +46,7 @@ fn cert_info_of_the_second_last_generation() {
     assert_eq!(message.encode_to_vec(), bytes);
 }
 
+// IAM-15
 #[test]
 fn node_info_generations_differ_in_the_state() {
     let new = v6::NodeInfo {

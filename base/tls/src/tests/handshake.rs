@@ -64,6 +64,7 @@ fn with_tls12(config: &ClientConfig, key: Option<Arc<CertifiedKey>>, roots: &Aut
     Arc::new(old)
 }
 
+// CLO-06, SM-25, ARC-10
 #[tokio::test]
 async fn required_client_certificate_is_verified_in_the_handshake() {
     let unit = Authority::new("Unit CA");
@@ -125,6 +126,7 @@ async fn servers_are_verified_by_chain_and_where_asked_by_name() {
     assert!(greeting(port, client(&ca, None), "aosiam").await.is_err());
 }
 
+// SM-26
 #[tokio::test]
 async fn identities_are_swapped_without_a_restart() {
     let (first, second) = (Authority::new("First"), Authority::new("Second"));

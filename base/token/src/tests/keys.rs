@@ -80,6 +80,7 @@ fn private_keys_stay_inside_and_have_the_agreed_names() {
     });
 }
 
+// IAM-23
 #[test]
 fn requests_are_signed_by_the_token() {
     with_softhsm("tests::keys::requests_are_signed_by_the_token", |_| {
@@ -131,6 +132,34 @@ fn destroyed_keys_are_gone() {
         for label in ["", "a label that is longer than a token takes"] {
             let refused = session.generate_key(KeyKind::EcP256, [3; 16], label);
             assert!(matches!(refused, Err(TokenError::Length { .. })));
+        }
+    });
+}
+
+#[test]
+fn signatures_do_not_wait_for_key_generation() {
+    with_softhsm("tests::keys::signatures_do_not_wait_for_key_generation", |_| {
+        let session = new_session();
+        let key = session.generate_key(KeyKind::EcP256, [0; 16], "sm").unwrap();
+        let generating = {
+            let session = session.clone();
+            std::thread::spawn(move || {
+                for number in 1..=5 {
+                    session.generate_key(KeyKind::Rsa2048, [number; 16], "sm").unwrap();
+                }
+            })
+        };
+        let mut signatures = 0;
+        while !generating.is_finished() {
+            key.sign_with(Scheme::ECDSA_NISTP256_SHA256, b"text").unwrap();
+            signatures += 1;
+        }
+        generating.join().unwrap();
+        assert!(signatures > 10, "{signatures}");
+        library().refresh().unwrap();
+        for number in 1..=5 {
+            let key = session.private_key(&[number; 16], "sm").unwrap();
+            key.sign_with(Scheme::RSA_PSS_SHA256, b"text").unwrap();
         }
     });
 }

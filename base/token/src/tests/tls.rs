@@ -83,6 +83,7 @@ fn shake_hands(
     (server.protocol_version().unwrap(), server.peer_certificates().unwrap().len())
 }
 
+// PRO-05
 #[test]
 fn keys_in_the_token_serve_both_sides_of_a_handshake() {
     with_softhsm("tests::tls::keys_in_the_token_serve_both_sides_of_a_handshake", |dir| {

@@ -7,6 +7,7 @@
 //! Limits: 64 items, 256 instances, 16 nodes, 4 networks for a Unit, as every peer of the protocol has them.
 
 mod app;
+mod communication;
 mod config;
 mod database;
 mod error;
@@ -14,6 +15,7 @@ mod imagemanager;
 mod launcher;
 mod networkmanager;
 mod smcontroller;
+mod transport;
 mod updatemanager;
 
 use std::path::PathBuf;

@@ -25,6 +25,8 @@ demo: build ## run cloud and one Unit, deploy a service, call it (stays until Ct
 
 build-debug: setup
 	@echo "== building the programs for the tests"
+	$(CARGO) build --locked -p aos --no-default-features --features sm,iam
+	cp target/debug/aos target/debug/aos-secondary
 	$(CARGO) build --locked --workspace --bins
 
 lint: setup ## formatting and clippy, as the tests demand it

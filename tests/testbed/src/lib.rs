@@ -23,6 +23,7 @@ pub mod registry;
 pub mod service;
 pub mod site;
 pub mod stage;
+pub mod tls_probe;
 pub mod unit;
 pub mod unit_config;
 pub mod wait;

@@ -2,15 +2,10 @@
 //! what the command line does not show.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 
 use crate::binaries;
@@ -18,6 +13,7 @@ use crate::cloud::Cloud;
 use crate::error::{Error, Result, Tried};
 use crate::http;
 use crate::site::Site;
+use crate::tls_probe::{self, Identity};
 
 const PROFILE: &str = "oem";
 const ANSWER_LIMIT: Duration = Duration::from_secs(40);
@@ -104,15 +100,11 @@ impl Operator {
     /// `GET` of a REST document with the operator's certificate.
     pub fn get(&self, path: &str) -> Result<Value> {
         let what = || format!("cannot ask the cloud for {path}");
-        let mut tls = self.connect().tried(what)?;
-        write!(tls, "GET /api/v11/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .tried(what)?;
-        let mut bytes = Vec::new();
-        match tls.read_to_end(&mut bytes) {
-            // A server that only closes the connection is no reason to distrust a complete answer.
-            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => return Err(error).tried(what),
-            _ => {}
-        }
+        let ca = self.home.join(PROFILE).join("ca.pem");
+        let identity = self.identity().tried(what)?;
+        let mut tls = tls_probe::connect(&self.address, &ca, Some(identity), ANSWER_LIMIT).tried(what)?;
+        let request = format!("GET /api/v11/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let bytes = tls_probe::ask(&mut tls, &request).tried(what)?;
         let answer =
             http::parse(&bytes).ok_or_else(|| Error::Unexpected(format!("{}: no HTTP answer", what())))?;
         if answer.status != 200 {
@@ -121,29 +113,9 @@ impl Operator {
         serde_json::from_slice(&answer.body).map_err(|source| Error::Json { what: what(), source })
     }
 
-    fn connect(&self) -> std::io::Result<rustls::StreamOwned<rustls::ClientConnection, TcpStream>> {
-        let broken = |error: &dyn std::fmt::Display| std::io::Error::other(error.to_string());
+    /// The operator's certificate and key.
+    pub fn identity(&self) -> std::io::Result<Identity> {
         let dir = self.home.join(PROFILE);
-        let certificates = |file: &str| {
-            CertificateDer::pem_file_iter(dir.join(file))
-                .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
-                .map_err(|error| broken(&error))
-        };
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(certificates("ca.pem")?);
-        let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).map_err(|error| broken(&error))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| broken(&error))?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(certificates("cert.pem")?, key)
-            .map_err(|error| broken(&error))?;
-        let name = ServerName::try_from("localhost").map_err(|error| broken(&error))?;
-        let connection =
-            rustls::ClientConnection::new(Arc::new(config), name).map_err(|error| broken(&error))?;
-        let stream = TcpStream::connect(&self.address)?;
-        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        Ok(rustls::StreamOwned::new(connection, stream))
+        Identity::from_files(&dir.join("cert.pem"), &dir.join("key.pem"))
     }
 }

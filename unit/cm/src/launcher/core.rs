@@ -66,6 +66,8 @@ pub struct Launcher {
     records: BTreeMap<Key, Record>,
     /// Why an active record has no place or was given up.
     failures: BTreeMap<Key, ErrorInfo>,
+    /// Active records whose node is away and that found no other place.
+    misplaced: BTreeSet<Key>,
     /// Last word of each node.
     reports: BTreeMap<NodeId, Vec<Report>>,
 }
@@ -92,9 +94,9 @@ impl Launcher {
         &self.records
     }
 
-    /// True when an active record has no node although its subject is here.
+    /// True when an active record has no place, or only one that cannot be used now.
     pub fn has_unplaced(&self) -> bool {
-        self.active().any(|(_, record)| record.node.is_none())
+        self.active().any(|(key, record)| record.node.is_none() || self.misplaced.contains(key))
     }
 
     fn active(&self) -> impl Iterator<Item = (&Key, &Record)> {
@@ -125,6 +127,7 @@ impl Launcher {
         let places = self.places(&wanted, with);
         let keep: BTreeSet<&Key> = wanted.iter().map(|(key, _)| key).collect();
         self.failures.retain(|key, _| keep.contains(key));
+        self.misplaced.clear();
         for (key, record) in &mut self.records {
             if !keep.contains(key) {
                 let standing = if disabled.contains(key) { Standing::Disabled } else { Standing::Cached };
@@ -290,7 +293,13 @@ impl Launcher {
                 self.failures.remove(key);
             }
             Err(error) => {
-                (record.node, record.runtime) = (None, None);
+                // A node that is away may still run the instance: it is not told to stop what it kept alive.
+                let away = |node: &NodeId| !with.nodes.iter().any(|known| known.id == *node);
+                if record.node.as_ref().is_some_and(away) {
+                    self.misplaced.insert(key.clone());
+                } else {
+                    (record.node, record.runtime) = (None, None);
+                }
                 self.failures.insert(key.clone(), error);
             }
         }

@@ -2,7 +2,9 @@
 
 use aos_ids::OwnerId;
 
-use super::super::placement::{Platform, Runtime};
+use aos_item_format::Platform;
+
+use super::super::placement::Runtime;
 use super::*;
 
 fn node(name: &str) -> Node {
@@ -255,4 +257,21 @@ fn preinstalled_components_are_shown_and_never_stopped() {
     world.launcher.node_reports(&NodeId::new("a").unwrap(), vec![report]);
     assert!(!world.command("a").needed);
     assert_eq!(world.launcher.statuses().len(), 1);
+}
+
+// A Service Manager that is away for long must not find its instances unwanted when it comes back.
+#[test]
+fn an_instance_of_the_only_node_waits_for_it() {
+    let mut world = World::new(&["a"], &[("i", "1.0.0")]);
+    world.run(vec![request("i", "1.0.0", 1)]);
+    world.report_all("a", InstanceState::Active);
+    let a = world.nodes.remove(0);
+    world.balance(SystemTime::UNIX_EPOCH);
+    assert_eq!(world.launcher.statuses()[0].state, InstanceState::Failed);
+    assert!(world.launcher.has_unplaced());
+    assert!(world.command("a").stop.is_empty());
+    world.nodes.push(a);
+    world.balance(SystemTime::UNIX_EPOCH);
+    assert_eq!(world.launcher.statuses()[0].state, InstanceState::Active);
+    assert!(!world.launcher.has_unplaced() && !world.command("a").needed);
 }

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aos_ids::{Digest, ItemKind, NodeId, RuntimeId};
+use aos_item_format::Platform;
 use aos_status::{AosCode, ErrorInfo};
 
 /// Runtime types that an item without a list of its own accepts.
@@ -19,21 +20,6 @@ const DEFAULT_RUNTIMES: [&str; 2] = ["crun", "runc"];
 const DEFAULT_MAX_INSTANCES: u64 = 256;
 /// Share of a quota that is reserved when nothing else is said, percent.
 const DEFAULT_RATIO: f64 = 50.0;
-
-/// Platform of an image or of a runtime; empty text = not said.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Platform {
-    /// OCI architecture name or a usual other name of it.
-    pub architecture: String,
-    /// For instance `v8`.
-    pub variant: String,
-    /// Operating system.
-    pub os: String,
-    /// Its version.
-    pub os_version: String,
-    /// Its features; an image needs all of its own.
-    pub os_features: Vec<String>,
-}
 
 /// Percentages of quotas that a node reserves.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -407,30 +393,9 @@ fn share(amount: u64, percent: f64) -> u64 {
     ((amount as f64) * (percent.clamp(0.0, 100.0) / 100.0) + 0.5).floor() as u64
 }
 
-/// One name for each architecture, as OCI writes it.
-fn architecture(name: &str) -> String {
-    let name = name.trim().to_ascii_lowercase();
-    match name.as_str() {
-        "x86_64" | "x86-64" | "x64" => "amd64".into(),
-        "aarch64" | "arm64/v8" => "arm64".into(),
-        "i386" | "i486" | "i586" | "i686" | "x86" => "386".into(),
-        "armv7" | "armv7l" | "armhf" => "arm".into(),
-        _ => name,
-    }
-}
-
+/// An image that names no architecture, such as a component's payload, runs wherever its runtime is.
 fn runs_on(image: &Platform, runtime: &Platform) -> bool {
-    let arch = architecture(&image.architecture);
-    let variant = |platform: &Platform| {
-        let text = platform.variant.to_ascii_lowercase();
-        if text.is_empty() && arch == "arm64" { "v8".to_owned() } else { text }
-    };
-    let given = |wanted: &str, have: &str| wanted.is_empty() || wanted.eq_ignore_ascii_case(have);
-    (arch.is_empty() || arch == architecture(&runtime.architecture))
-        && (image.variant.is_empty() || variant(image) == variant(runtime))
-        && given(&image.os, &runtime.os)
-        && given(&image.os_version, &runtime.os_version)
-        && image.os_features.iter().all(|feature| runtime.os_features.contains(feature))
+    image.architecture.is_empty() || image.runs_on(runtime)
 }
 
 #[cfg(test)]

@@ -210,6 +210,7 @@ fn platform_names_are_normalised() {
     assert!(runs_on(&on("arm64", ""), &on("aarch64", "v8")));
     assert!(runs_on(&on("aarch64", "v8"), &on("arm64", "")));
     assert!(!runs_on(&on("arm", "v7"), &on("arm", "v6")));
+    assert!(runs_on(&on("", ""), &on("arm", "v6")));
     assert!(!runs_on(&on("amd64", ""), &on("arm64", "")));
     let features = Platform { os_features: vec!["win32k".into()], ..on("amd64", "") };
     assert!(!runs_on(&features, &on("amd64", "")));

@@ -31,6 +31,8 @@ pub enum Event<'a> {
         /// What it is worth when the queue is full.
         class: Class,
     },
+    /// A message of ours is not worth sending any more, for instance because its asker gave up.
+    Withdraw(Txn),
     /// A delivered message has taken effect, or is kept durably: acknowledge it.
     Accepted(Txn),
     /// A delivered message cannot be taken now; forget that it came. A cloud answers with a nack, a Unit says

@@ -185,6 +185,12 @@ impl Queue {
         }
     }
 
+    pub(crate) fn withdraw(&mut self, txn: &Txn) {
+        if let Some(at) = self.entries.iter().position(|entry| entry.about.txn == *txn) {
+            self.remove(at);
+        }
+    }
+
     pub(crate) fn acknowledge(&mut self, txn: &Txn) -> Option<Outgoing> {
         let at = self.entries.iter().position(|entry| entry.sent && entry.about.txn == *txn)?;
         self.remove(at)

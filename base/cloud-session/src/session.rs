@@ -72,6 +72,7 @@ impl Session {
             Event::Frame(frame) => self.frame(now, frame, &mut actions),
             Event::PeerAlive => self.alive(now),
             Event::Send { envelope, class } => self.push(&envelope, class, false, &mut actions),
+            Event::Withdraw(txn) => self.queue.withdraw(&txn),
             Event::Accepted(txn) => self.accepted(now, txn, &mut actions),
             Event::Refused { txn, retry_after } => {
                 if self.incoming.decide(&txn) {

@@ -129,9 +129,10 @@ impl World {
             Action::Transmit(bytes) => {
                 assert!(self.connected, "transmits only while connected");
                 *self.transmissions.entry(bytes.clone()).or_default() += 1;
-                let fate = match self.fates.is_empty() {
-                    true => vec![10],
-                    false => self.fates[self.frames % self.fates.len()].clone(),
+                let fate = if self.fates.is_empty() {
+                    vec![10]
+                } else {
+                    self.fates[self.frames % self.fates.len()].clone()
                 };
                 for delay in fate {
                     self.frames += 1;
@@ -228,7 +229,7 @@ impl World {
             let Some(next) = next.filter(|next| *next <= end_time) else { break };
             // Nothing happens before its time.
             if next > self.passed + Duration::from_nanos(1) {
-                self.passed = next - Duration::from_nanos(1);
+                self.passed = next.saturating_sub(Duration::from_nanos(1));
                 for end in [UNIT, CLOUD] {
                     assert_eq!(self.ends[end].session.on(self.now(), Event::Tick), []);
                 }
@@ -283,7 +284,7 @@ impl World {
         }
         for _ in 0..40 {
             self.connect();
-            self.pass(Duration::from_secs(60), true);
+            self.pass(Duration::from_mins(1), true);
         }
     }
 
@@ -386,7 +387,7 @@ proptest! {
         for _ in 0..count {
             world.send(UNIT, 2);
         }
-        world.pass(Duration::from_secs(3600), false);
+        world.pass(Duration::from_hours(1), false);
         prop_assert!(world.transmissions.values().all(|copies| *copies == 4));
         prop_assert_eq!(world.transmissions.len(), count);
         prop_assert_eq!(world.ends[UNIT].dropped.len(), count);

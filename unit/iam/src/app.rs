@@ -179,7 +179,7 @@ async fn listen(
 ) -> Result<(Incoming, Incoming), Error> {
     let public_url = &config.raw.iam_public_server_url;
     let protected_url = &config.raw.iam_protected_server_url;
-    let failed = |doing: String| move |source| Error::Tls { doing, source };
+    let failed = |doing: String| move |source| Error::Tls { doing, source: Box::new(source) };
     if provisioning {
         let public =
             Incoming::bind_plain(public_url).await.map_err(failed("open the public server".into()))?;

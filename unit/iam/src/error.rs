@@ -11,7 +11,7 @@ use crate::config::ConfigError;
 pub enum Error {
     /// The configuration cannot be used.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(Box<ConfigError>),
     /// A file cannot be read or written.
     #[error("cannot {doing} {}", path.display())]
     File {
@@ -32,7 +32,7 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         #[source]
-        source: aos_durable::DurableError,
+        source: Box<aos_durable::DurableError>,
     },
     /// A statement on the database failed.
     #[error("cannot {doing} in the database")]
@@ -52,7 +52,7 @@ pub enum Error {
         cert_type: String,
         /// Why not.
         #[source]
-        source: aos_token::TokenError,
+        source: Box<aos_token::TokenError>,
     },
     /// A TLS configuration or a listener cannot be made.
     #[error("cannot {doing}")]
@@ -61,7 +61,7 @@ pub enum Error {
         doing: String,
         /// Why not.
         #[source]
-        source: aos_tls::TlsError,
+        source: Box<aos_tls::TlsError>,
     },
     /// A certificate or a request for one cannot be built.
     #[error("cannot {doing}")]
@@ -125,13 +125,19 @@ pub enum Error {
     Supervise(#[from] aos_supervise::TaskError),
 }
 
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(Box::new(error))
+    }
+}
+
 impl Error {
     /// The code a peer is told.
     pub fn code(&self) -> AosCode {
         match self {
-            Self::Config(ConfigError::Value { too_many: true, .. }) | Self::TooMany(_) => AosCode::NoMemory,
-            Self::Config(ConfigError::File(error)) if error.is_not_found() => AosCode::NotFound,
-            Self::Config(_) | Self::InvalidArgument(_) => AosCode::InvalidArgument,
+            Self::Config(error) => error.code(),
+            Self::TooMany(_) => AosCode::NoMemory,
+            Self::InvalidArgument(_) => AosCode::InvalidArgument,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => AosCode::NotFound,
             Self::NotFound(_) => AosCode::NotFound,
             Self::WrongState { .. } => AosCode::WrongState,

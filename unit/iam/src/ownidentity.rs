@@ -32,7 +32,7 @@ async fn show(slot: &IdentitySlot, record: &CertRecord) -> Result<(), Error> {
         aos_token::load_identity(&loaded.cert_url, &loaded.key_url).map_err(|source| Error::Token {
             doing: "load the servers' certificate and key",
             cert_type: loaded.cert_type,
-            source,
+            source: Box::new(source),
         })
     })
     .await

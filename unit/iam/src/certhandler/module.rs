@@ -37,7 +37,7 @@ impl Module {
         let library = Library::open(&params.library).map_err(|source| Error::Token {
             doing: "load the PKCS#11 library",
             cert_type: config.id.clone(),
-            source,
+            source: Box::new(source),
         })?;
         let choice = match (params.slot_id, params.slot_index) {
             (Some(id), _) => SlotChoice::Id(id.into()),
@@ -214,7 +214,7 @@ impl Module {
 
     fn failed(&self, doing: &'static str) -> impl Fn(TokenError) -> Error + use<> {
         let cert_type = self.config.id.clone();
-        move |source| Error::Token { doing, cert_type: cert_type.clone(), source }
+        move |source| Error::Token { doing, cert_type: cert_type.clone(), source: Box::new(source) }
     }
 }
 

@@ -62,7 +62,11 @@ pub(super) fn settle(sources: &[&PinSource]) -> Result<AuthPin, Error> {
         None => (None, generate()?),
     };
     for path in files.into_iter().filter(|path| Some(*path) != source) {
-        let failed = |source| Error::Durable { doing: "write a PIN to", path: path.to_owned(), source };
+        let failed = |source| Error::Durable {
+            doing: "write a PIN to",
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
             aos_durable::create_dir(dir, 0o700).map_err(failed)?;
         }

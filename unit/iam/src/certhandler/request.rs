@@ -1,8 +1,7 @@
 //! What certificate requests and self-signed certificates contain.
 
 use rcgen::{
-    CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, PublicKeyData, SanType,
-    SerialNumber, SigningKey,
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, SanType, SerialNumber, SigningKey,
 };
 
 use crate::Error;
@@ -39,7 +38,7 @@ pub fn csr(module: &CertModule, subject: &str, key: &impl SigningKey) -> Result<
 }
 
 /// A certificate for `key` by itself, as DER. `now` is the wall clock.
-pub fn self_signed(key: &(impl SigningKey + PublicKeyData), now: jiff::Timestamp) -> Result<Vec<u8>, Error> {
+pub fn self_signed(key: &impl SigningKey, now: jiff::Timestamp) -> Result<Vec<u8>, Error> {
     let mut params = named(SELF_SIGNED_NAME);
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
     let (month, day) = (today.month().unsigned_abs(), today.day().unsigned_abs().min(28));

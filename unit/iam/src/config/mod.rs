@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aos_duration_text::DurationText;
+use aos_status::AosCode;
 use serde::Deserialize;
 
 mod check;
@@ -32,6 +33,17 @@ pub enum ConfigError {
         /// True when a limit on the number of things is exceeded.
         too_many: bool,
     },
+}
+
+impl ConfigError {
+    /// Kind of the error.
+    pub fn code(&self) -> AosCode {
+        match self {
+            Self::File(error) if error.is_not_found() => AosCode::NotFound,
+            Self::Value { too_many: true, .. } => AosCode::NoMemory,
+            Self::File(_) | Self::Value { .. } => AosCode::InvalidArgument,
+        }
+    }
 }
 
 /// The whole file.

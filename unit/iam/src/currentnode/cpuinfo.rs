@@ -32,7 +32,7 @@ pub(super) fn parse(text: &str, architecture: &str) -> Vec<Cpu> {
         let socket = sockets.entry(id).or_default();
         socket.processors += 1;
         if socket.processors == 1 {
-            socket.model_name = entry.get("model name").copied().unwrap_or_default().to_owned();
+            socket.model_name = entry.get("model name").map(ToString::to_string).unwrap_or_default();
             socket.cores = cores;
             socket.threads = threads;
         }

@@ -46,7 +46,8 @@ impl StateFile {
 
     /// Makes `state` durable.
     pub(super) fn write(&self, state: NodeState) -> Result<(), Error> {
-        let durable = |doing, source| Error::Durable { doing, path: self.path.clone(), source };
+        let durable =
+            |doing, source| Error::Durable { doing, path: self.path.clone(), source: Box::new(source) };
         if state == NodeState::Unprovisioned {
             return aos_durable::remove_durably(&self.path)
                 .map_err(|source| durable("remove the node state file", source));

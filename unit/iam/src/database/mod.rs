@@ -63,7 +63,7 @@ impl Store {
         let opened = Database::open_or_set_aside(&path, &MIGRATIONS).map_err(|source| Error::Durable {
             doing: "open the database",
             path,
-            source,
+            source: Box::new(source),
         })?;
         Ok(Self { connection: opened.connection })
     }

@@ -9,6 +9,7 @@ use crate::currentnode::{Cpu, NodeInfo, OsInfo, Partition};
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_field_names, reason = "names of the stored form")]
 struct Node {
     identity: Identity,
     node_group_subject: Group,
@@ -48,6 +49,7 @@ struct Group {
 }
 
 #[derive(Serialize, Deserialize, Default)]
+#[allow(clippy::struct_field_names, reason = "names of the stored form")]
 struct Os {
     #[serde(default)]
     os: String,

@@ -34,8 +34,6 @@ mod convert;
 mod protected;
 mod public;
 mod streams;
-#[cfg(test)]
-mod tests;
 
 use protected::Protected;
 use public::Public;

@@ -15,8 +15,8 @@ use crate::currentnode::NodeInfo;
 
 const ATTEMPTS: u32 = 3;
 const RETRY: Duration = Duration::from_secs(10);
-const SHORT: Duration = Duration::from_secs(60);
-const LONG: Duration = Duration::from_secs(5 * 60);
+const SHORT: Duration = Duration::from_mins(1);
+const LONG: Duration = Duration::from_mins(5);
 const MAX_WAITING: usize = 8;
 
 /// Number of a stream.

@@ -33,7 +33,7 @@ pub enum Keep {
     /// Nothing.
     AsIs,
     /// The node is stored.
-    Store(NodeInfo),
+    Store(Box<NodeInfo>),
     /// The node is not stored: it is no part of the Unit yet, or any more.
     Forget(String),
 }
@@ -83,7 +83,7 @@ impl Nodes {
         let keep = match known {
             Some(entry) if entry.info == info => Keep::AsIs,
             _ if info.state == NodeState::Unprovisioned => Keep::Forget(info.node_id.clone()),
-            _ => Keep::Store(info.clone()),
+            _ => Keep::Store(Box::new(info.clone())),
         };
         self.put(info, true);
         Ok(keep)
@@ -99,7 +99,7 @@ impl Nodes {
         let info = NodeInfo { state, ..entry.info.clone() };
         let keep = match state {
             NodeState::Unprovisioned => Keep::Forget(info.node_id.clone()),
-            _ => Keep::Store(info.clone()),
+            _ => Keep::Store(Box::new(info.clone())),
         };
         self.put(info, connected);
         Ok(keep)

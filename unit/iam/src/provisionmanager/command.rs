@@ -16,7 +16,7 @@ use crate::Error;
 const SHOWN: usize = 128;
 const BUFFER: usize = 1024;
 /// Time that a program may take.
-const DEADLINE: Duration = Duration::from_secs(10 * 60);
+const DEADLINE: Duration = Duration::from_mins(10);
 
 /// Runs `argv`; an empty one is a skipped step.
 pub async fn run(argv: &[String]) -> Result<(), Error> {

@@ -5,7 +5,9 @@ use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::iam_public_cert_service_client::IamPublicCertServiceClient;
 use tonic::Code;
 
-use crate::rig::{Authority, Daemon, MODULE, PASSWORD, Rig, apply_on, eventually, start, tls_channel, with_softhsm};
+use crate::rig::{
+    Authority, Daemon, MODULE, PASSWORD, Rig, apply_on, eventually, start, tls_channel, with_softhsm,
+};
 
 const NOT_FOUND: i32 = 5;
 const INVALID_ARGUMENT: i32 = 6;
@@ -46,7 +48,8 @@ fn a_third_certificate_replaces_the_one_that_ends_first() {
         assert_eq!(refused.code(), Code::Internal, "there is none to follow yet");
 
         let middle = daemon.issue(&authority, "online", 2101).await;
-        let mut changes = daemon.certs().subscribe_cert_changed(subscribe("online")).await.unwrap().into_inner();
+        let mut changes =
+            daemon.certs().subscribe_cert_changed(subscribe("online")).await.unwrap().into_inner();
         let older = daemon.issue(&authority, "online", 2100).await;
         let latest = async || daemon.certs().get_cert(get("online")).await.unwrap().into_inner().serial;
         assert_eq!(latest().await, middle.serial, "the one that stays valid longest is the newest");
@@ -83,10 +86,8 @@ fn a_wrong_certificate_costs_nothing() {
         rig.prepare(|_| {});
         let authority = Authority::new("Unit CA");
         let daemon = owned(&rig).await;
-        let kept = [
-            daemon.issue(&authority, "online", 2101).await,
-            daemon.issue(&authority, "online", 2102).await,
-        ];
+        let kept =
+            [daemon.issue(&authority, "online", 2101).await, daemon.issue(&authority, "online", 2102).await];
         let csr = daemon.create_key("online").await;
         let code = async |chain: &str| daemon.apply("online", chain).await.error.unwrap().aos_code;
         assert_eq!(code(&authority.sign_leaf(&csr, 2100)).await, NOT_FOUND, "the root is missing");
@@ -138,7 +139,8 @@ fn token_and_database_agree_after_a_start() {
 
         // A row is gone, the objects of another row are gone, and a key belongs to nothing.
         let database = rusqlite::Connection::open(rig.path("work/iamanager.db")).unwrap();
-        let removed = database.execute("DELETE FROM certificates WHERE certURL = ?1", [&kept.cert_url]).unwrap();
+        let removed =
+            database.execute("DELETE FROM certificates WHERE certURL = ?1", [&kept.cert_url]).unwrap();
         assert_eq!(removed, 1);
         drop(database);
         let session = token(&rig, "aoscloud");

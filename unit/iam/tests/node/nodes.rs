@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
-use crate::rig::{eventually, with_softhsm};
+use crate::rig::{eventually, plain_channel, with_softhsm};
 
 struct Node {
     out: mpsc::Sender<v6::IamOutgoingMessages>,
@@ -64,9 +64,12 @@ fn secondary_nodes_register_and_take_orders() {
     with_softhsm("nodes::secondary_nodes_register_and_take_orders", async |rig| {
         rig.prepare(|_| {});
         let daemon = rig.start("provisioning").await;
-        let (public, protected) = (daemon.plain(&daemon.public), daemon.plain(&daemon.protected));
-        let mut changes =
-            IamPublicNodesServiceClient::new(public.clone()).subscribe_node_changed(()).await.unwrap().into_inner();
+        let (public, protected) = (plain_channel(&daemon.public), plain_channel(&daemon.protected));
+        let mut changes = IamPublicNodesServiceClient::new(public.clone())
+            .subscribe_node_changed(())
+            .await
+            .unwrap()
+            .into_inner();
 
         let _wrong = Node::connect(public.clone(), "wrong-side", "provisioned").await;
         let fresh = Node::connect(public.clone(), "fresh", "unprovisioned").await;
@@ -97,11 +100,8 @@ fn secondary_nodes_register_and_take_orders() {
         drop(node);
         let mut certificates =
             v6::iam_certificate_service_client::IamCertificateServiceClient::new(protected.clone());
-        let request = v6::CreateKeyRequest {
-            node_id: "second".into(),
-            r#type: "sm".into(),
-            ..Default::default()
-        };
+        let request =
+            v6::CreateKeyRequest { node_id: "second".into(), r#type: "sm".into(), ..Default::default() };
         let (answer, ()) = tokio::join!(certificates.create_key(request), async {
             let Request::CreateKeyRequest(request) = again.request().await else { panic!("wrong request") };
             assert_eq!(request.subject, "unit-under-test", "the main node knows the subject");
@@ -117,7 +117,7 @@ fn secondary_nodes_register_and_take_orders() {
         daemon.kill();
 
         let daemon = rig.start("provisioning").await;
-        let public = daemon.plain(&daemon.public);
+        let public = plain_channel(&daemon.public);
         assert_eq!(state_of(&public, "second").await.as_deref(), Some("provisioned"), "stored");
         assert_eq!(state_of(&public, "fresh").await, None, "an unprovisioned node is not stored");
         daemon.stop().await;
@@ -140,14 +140,14 @@ fn instances_keep_their_secret_over_a_kill() {
             instance: Some(instance.clone()),
             permissions: [("vis".to_owned(), functions.clone())].into(),
         };
-        let mut client = IamPermissionsServiceClient::new(daemon.plain(&daemon.protected));
+        let mut client = IamPermissionsServiceClient::new(plain_channel(&daemon.protected));
         let secret = client.register_instance(register.clone()).await.unwrap().into_inner().secret;
         daemon.kill();
 
         let daemon = rig.start("provisioning").await;
-        let mut client = IamPermissionsServiceClient::new(daemon.plain(&daemon.protected));
+        let mut client = IamPermissionsServiceClient::new(plain_channel(&daemon.protected));
         assert_eq!(client.register_instance(register).await.unwrap().into_inner().secret, secret);
-        let mut public = IamPublicPermissionsServiceClient::new(daemon.plain(&daemon.public));
+        let mut public = IamPublicPermissionsServiceClient::new(plain_channel(&daemon.public));
         let ask = |secret: &str, server: &str| v6::PermissionsRequest {
             secret: secret.into(),
             functional_server_id: server.into(),
@@ -174,7 +174,7 @@ fn services_of_the_main_node_are_absent_elsewhere() {
             config["enablePermissionsHandler"] = serde_json::json!(false);
         });
         let daemon = rig.start("provisioning").await;
-        let protected = daemon.plain(&daemon.protected);
+        let protected = plain_channel(&daemon.protected);
         let mut ids = IamPublicNodesServiceClient::new(protected.clone());
         assert_eq!(ids.get_all_node_i_ds(()).await.unwrap_err().code(), Code::Unimplemented);
         let types = daemon.provisioning().get_cert_types(v6::GetCertTypesRequest::default()).await;

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::rig::{Authority, PASSWORD, Rig, eventually, start, tls_channel, with_softhsm};
+use crate::rig::{Authority, PASSWORD, Rig, eventually, plain_channel, start, tls_channel, with_softhsm};
 use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::iam_provisioning_service_client::IamProvisioningServiceClient;
 use aos_unit_api::iamanager::v6::iam_public_cert_service_client::IamPublicCertServiceClient;
@@ -58,7 +58,7 @@ fn read_csr(pem: &str) -> (String, Vec<String>, Vec<String>, String) {
 async fn provision_with_every_check(rig: &Rig, authority: &Authority) {
     std::fs::write(rig.path("root.pem"), authority.pem()).unwrap();
     let daemon = rig.start("provisioning").await;
-    let public = || daemon.plain(&daemon.public);
+    let public = || plain_channel(&daemon.public);
 
     let version = IamVersionServiceClient::new(public()).get_api_version(()).await.unwrap().into_inner();
     assert_eq!(version.version, 6);
@@ -164,7 +164,7 @@ fn a_main_node_is_provisioned_and_then_serves_over_tls() {
         assert_eq!(node_state(public.clone()).await, "provisioned");
         let mut certs = IamPublicCertServiceClient::new(public);
         let cm = certs.get_cert(get("cm")).await.unwrap().into_inner();
-        let plain = IamPublicCertServiceClient::new(daemon.plain(&daemon.public)).get_cert(get("cm")).await;
+        let plain = IamPublicCertServiceClient::new(plain_channel(&daemon.public)).get_cert(get("cm")).await;
         assert!(plain.is_err(), "no plain text in normal mode");
 
         let identity = aos_token::load_identity(&cm.cert_url, &cm.key_url).unwrap();
@@ -314,25 +314,25 @@ fn state_file_decides_what_the_node_is() {
         for (content, state) in [("provisioned", "provisioned"), ("paused\n", "paused"), ("x", "error")] {
             std::fs::write(rig.path("state"), content).unwrap();
             let daemon = rig.start("provisioning").await;
-            assert_eq!(node_state(daemon.plain(&daemon.public)).await, state);
+            assert_eq!(node_state(plain_channel(&daemon.public)).await, state);
             daemon.kill();
         }
         let daemon = rig.start("provisioning").await;
-        let mut client = IamPublicCurrentNodeServiceClient::new(daemon.plain(&daemon.public));
+        let mut client = IamPublicCurrentNodeServiceClient::new(plain_channel(&daemon.public));
         let node = client.get_current_node_info(()).await.unwrap().into_inner();
         assert!(node.error.is_some());
         let mut nodes =
-            v6::iam_nodes_service_client::IamNodesServiceClient::new(daemon.plain(&daemon.protected));
+            v6::iam_nodes_service_client::IamNodesServiceClient::new(plain_channel(&daemon.protected));
         let error = nodes.pause_node(v6::PauseNodeRequest::default()).await.unwrap().into_inner().error;
         assert_eq!(error.unwrap().aos_code, WRONG_STATE);
         daemon.kill();
 
         std::fs::write(rig.path("state"), "provisioned").unwrap();
         let daemon = rig.start("provisioning").await;
-        let mut client = IamPublicCurrentNodeServiceClient::new(daemon.plain(&daemon.public));
+        let mut client = IamPublicCurrentNodeServiceClient::new(plain_channel(&daemon.public));
         let mut changes = client.subscribe_current_node_changed(()).await.unwrap().into_inner();
         let mut nodes =
-            v6::iam_nodes_service_client::IamNodesServiceClient::new(daemon.plain(&daemon.protected));
+            v6::iam_nodes_service_client::IamNodesServiceClient::new(plain_channel(&daemon.protected));
         let pause = v6::PauseNodeRequest { node_id: "node-main".into() };
         assert_eq!(nodes.pause_node(pause).await.unwrap().into_inner().error, None);
         assert_eq!(changes.message().await.unwrap().unwrap().state, "paused");

@@ -216,20 +216,16 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub fn plain(&self, address: &str) -> Channel {
-        aos_tls::plain_grpc_channel(address).unwrap()
-    }
-
     pub fn provisioning(&self) -> IamProvisioningServiceClient<Channel> {
-        IamProvisioningServiceClient::new(self.plain(&self.protected))
+        IamProvisioningServiceClient::new(plain_channel(&self.protected))
     }
 
     pub fn certificates(&self) -> IamCertificateServiceClient<Channel> {
-        IamCertificateServiceClient::new(self.plain(&self.protected))
+        IamCertificateServiceClient::new(plain_channel(&self.protected))
     }
 
     pub fn certs(&self) -> IamPublicCertServiceClient<Channel> {
-        IamPublicCertServiceClient::new(self.plain(&self.public))
+        IamPublicCertServiceClient::new(plain_channel(&self.public))
     }
 
     pub async fn create_key(&self, cert_type: &str) -> String {
@@ -241,7 +237,7 @@ impl Daemon {
     }
 
     pub async fn apply(&self, cert_type: &str, chain: &str) -> v6::ApplyCertResponse {
-        apply_on(self.plain(&self.protected), cert_type, chain).await
+        apply_on(plain_channel(&self.protected), cert_type, chain).await
     }
 
     /// Key, certificate valid until `year`, all applied.
@@ -277,6 +273,11 @@ impl Drop for Daemon {
 pub async fn apply_on(channel: Channel, cert_type: &str, chain: &str) -> v6::ApplyCertResponse {
     let request = v6::ApplyCertRequest { r#type: cert_type.into(), cert: chain.into(), ..Default::default() };
     IamCertificateServiceClient::new(channel).apply_cert(request).await.unwrap().into_inner()
+}
+
+/// A channel without TLS.
+pub fn plain_channel(address: &str) -> Channel {
+    aos_tls::plain_grpc_channel(address).unwrap()
 }
 
 /// A channel over TLS that trusts the root in `roots`.

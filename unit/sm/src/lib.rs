@@ -1,6 +1,34 @@
 //! Service Manager: installs images and runs service instances on one node.
+//!
+//! It does what the Communication Manager asks, and keeps doing it without: wishes are stored, instances are
+//! started from the store, containers go on running while this program is away and are taken up again. The
+//! rules are pure (`launcher::core`, `launcher::restart`, `imagemanager::names`, the container specification);
+//! one task for each module carries them out.
+//!
+//! Limits: 256 instances, 4 runtimes, 2 versions of an item on disk. Not built yet: components, firewall and
+//! bandwidth rules, names of other instances, seccomp filters, alerts, system and crash logs.
+
+mod app;
+mod config;
+mod database;
+mod error;
+mod iamclient;
+mod imagemanager;
+mod instance;
+mod launcher;
+mod logprovider;
+mod monitoring;
+mod networkmanager;
+mod nodeconfig;
+mod resourcemanager;
+mod runtimes;
+mod smclient;
 
 use std::path::PathBuf;
+
+pub use app::{Surroundings, run_with, runtime_id};
+pub use config::{Config, ContainerConfig};
+pub use error::Error;
 
 /// Command line of `aos sm`.
 #[derive(Debug, Clone)]
@@ -9,16 +37,8 @@ pub struct Args {
     pub config: PathBuf,
 }
 
-/// Why the Service Manager ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Not there yet.
-    #[error("the service manager is not implemented yet")]
-    NotImplemented,
-}
-
 /// Runs the Service Manager until SIGTERM; blocking.
+#[allow(clippy::needless_pass_by_value, reason = "same shape as every component's entry")]
 pub fn run(args: Args) -> Result<(), Error> {
-    let _ = args;
-    Err(Error::NotImplemented)
+    app::run(&args.config)
 }

@@ -1,0 +1,265 @@
+//! Composition: opens the stores, builds the modules, connects them, runs them, stops them in reverse.
+//!
+//! Stored instances are taken up or started before anybody is asked anything; IAM is needed once in a node's
+//! life (its description is remembered), CM only for new wishes. An orderly stop leaves containers running.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aos_iam_link::{IamLink, IamLinkConfig, LinkError};
+use aos_supervise::{Shutdown, TaskTree};
+use aos_unit_api::common::v2;
+use aos_unit_api::iamanager::v6::NodeInfo;
+use aos_unit_api::servicemanager::v5 as wire;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::Error;
+use crate::config::{Config, ContainerConfig};
+use crate::database::Database;
+use crate::iamclient::{CertificateSource, node_info};
+use crate::imagemanager::{ImageManager, Retention};
+use crate::launcher::{Command, Launcher, Parts, RuntimeEntry};
+use crate::logprovider::LogProvider;
+use crate::monitoring::Monitoring;
+use crate::networkmanager::NetworkManager;
+use crate::nodeconfig::NodeConfigFile;
+use crate::resourcemanager::ResourceManager;
+use crate::runtimes::container::{ContainerRuntime, NodeFigures};
+use crate::runtimes::keeper::Keeper;
+use crate::smclient::{Dial, SmClient, shared_channel};
+
+/// Instances a runtime takes.
+const MAX_INSTANCES: u64 = 256;
+/// Time an orderly stop may take.
+const STOP_TIME: Duration = Duration::from_secs(5);
+
+/// Where the surroundings are; production has one choice, tests another.
+pub struct Surroundings {
+    /// Who describes this node and certifies us; `None` uses the description given and no encryption.
+    pub plain_node: Option<NodeInfo>,
+    /// The program that knows `keep`.
+    pub keeper: PathBuf,
+    /// Folder of the local status socket.
+    pub status_dir: PathBuf,
+}
+
+/// Reads the configuration and runs until told to stop.
+pub fn run(path: &Path) -> Result<(), Error> {
+    let config = Config::load(path)?;
+    let surroundings = Surroundings {
+        plain_node: None,
+        keeper: PathBuf::from("/proc/self/exe"),
+        status_dir: aos_local_status::run_dir(),
+    };
+    run_with(config, surroundings)
+}
+
+/// Runs with a given configuration and surroundings.
+pub fn run_with(config: Config, surroundings: Surroundings) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(8)
+        .thread_keep_alive(Duration::from_secs(2))
+        .build()
+        .map_err(Error::system("start the runtime"))?;
+    let result = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals().map_err(Error::system("listen to signals"))?;
+        serve(config, surroundings, shutdown).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Runs on the present runtime until `shutdown`.
+pub async fn serve(config: Config, surroundings: Surroundings, shutdown: Shutdown) -> Result<(), Error> {
+    let mut tree = TaskTree::new(shutdown.clone());
+    tokio::select! {
+        built = build(&mut tree, config, surroundings) => built?,
+        () = shutdown.wait() => return Ok(()),
+    }
+    aos_supervise::notify_ready();
+    tracing::info!("service manager is ready");
+    let result = tree.run(STOP_TIME).await.map_err(Error::Task);
+    aos_supervise::notify_stopping();
+    result
+}
+
+fn keep_running(tree: &mut TaskTree, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    tree.spawn(name, move |stop: Shutdown| async move {
+        tokio::select! {
+            () = stop.wait() => {}
+            () = task => {}
+        }
+    });
+}
+
+async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) -> Result<(), Error> {
+    let Surroundings { plain_node, keeper, status_dir } = surroundings;
+    let resources = ResourceManager::load(&config.resources_config_file)?;
+    aos_durable::create_dir(&config.working_dir, 0o700)?;
+    let database = Database::open(&config.working_dir.join("sm.db"))?;
+    let (node, dial) = match plain_node {
+        Some(node) => (node, Dial::Plain { url: config.cm_server_url.clone() }),
+        None => secure(&config, &database).await?,
+    };
+    let (channel, calls) = shared_channel();
+    let retention = Retention { ttl: config.update_item_ttl, period: config.remove_outdated_period };
+    let (images, images_task) =
+        ImageManager::open(config.image_path.clone(), retention, database.clone(), calls.clone())?;
+    keep_running(tree, "images", images_task);
+    let first = config.containers.first().ok_or_else(|| Error::NotFound("a container runtime".to_owned()))?;
+    let spaces = first.runtime_dir.join("netns");
+    let (networks, networks_task) =
+        NetworkManager::open(database.clone(), calls, node.node_id.clone(), spaces).await?;
+    keep_running(tree, "networks", networks_task);
+
+    let figures = figures_of(&node);
+    let (exits_in, exits) = mpsc::channel(64);
+    let mut runtimes = std::collections::BTreeMap::new();
+    for container in &config.containers {
+        let dir = container.runtime_dir.clone();
+        let (link, known, task) = Keeper::open(dir, keeper.clone(), exits_in.clone()).await?;
+        keep_running(tree, "keeper link", task);
+        let runtime = ContainerRuntime::open(container.clone(), figures, link.clone())?;
+        let id = runtime_id(&container.runtime_type, &node.node_id);
+        runtimes.insert(id, RuntimeEntry { runtime, keeper: link, known });
+    }
+    let info = sm_info(&node, &config.containers, &resources);
+    let (outgoing, outgoing_queue) = SmClient::queue();
+    let (commands, command_queue) = mpsc::channel(64);
+    let parts = Parts {
+        runtimes,
+        images,
+        networks: networks.clone(),
+        resources,
+        database,
+        outgoing: outgoing.clone(),
+        exits,
+    };
+    let launcher = Launcher::open(parts).await?;
+    keep_running(tree, "launcher", launcher.run(command_queue));
+    let (connected, connection) = watch::channel(false);
+    let client = SmClient {
+        dial,
+        pause: config.cm_reconnect_timeout,
+        info,
+        channel,
+        outgoing: outgoing_queue,
+        launcher: commands.clone(),
+        networks,
+        node_config: NodeConfigFile::new(config.node_config_file.clone()),
+        monitoring: Monitoring::new(node.max_dmips),
+        logs: LogProvider::new(commands.clone()),
+        queue: outgoing,
+        connected,
+    };
+    keep_running(tree, "cm client", client.run());
+    let cm = config.cm_server_url.clone();
+    keep_running(tree, "local status", local_status(status_dir, node.node_id, cm, commands, connection));
+    Ok(())
+}
+
+/// Description of the node and our certificate, from IAM.
+async fn secure(config: &Config, database: &Database) -> Result<(NodeInfo, Dial), Error> {
+    let ca_cert = config.ca_cert.clone().ok_or_else(|| Error::NotFound("key caCert".to_owned()))?;
+    let link = IamLink::new(IamLinkConfig {
+        public_url: config.iam_public_url.clone(),
+        protected_url: config.iam_protected_url.clone(),
+        ca_cert: ca_cert.clone(),
+        plaintext: false,
+    })
+    .map_err(|error| match error {
+        LinkError::Prepare(source) => Error::Tls { peer: "IAM".to_owned(), source },
+        other => Error::invalid("link to IAM", other.to_string()),
+    })?;
+    let certificate = CertificateSource::of(&link, &config.cert_storage);
+    let node = node_info(&link, database).await?;
+    Ok((node, Dial::Secure { url: config.cm_server_url.clone(), ca_cert, certificate }))
+}
+
+fn figures_of(node: &NodeInfo) -> NodeFigures {
+    let cores = node.cpus.iter().map(|cpu| cpu.num_cores).sum::<u64>();
+    if cores == 0 {
+        tracing::warn!("IAM names no CPU cores of this node, one is assumed");
+    }
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    NodeFigures {
+        cores: cores.max(1),
+        max_dmips: node.max_dmips,
+        max_files: files.maximum.unwrap_or(u64::MAX),
+        cgroup_namespaces: Path::new("/proc/self/ns/cgroup").exists(),
+    }
+}
+
+/// Identifier of a runtime, as peers derive it.
+pub fn runtime_id(runtime_type: &str, node_id: &str) -> String {
+    uuid::Uuid::new_v3(&uuid::Uuid::NAMESPACE_OID, format!("{runtime_type}-{node_id}").as_bytes()).to_string()
+}
+
+fn sm_info(node: &NodeInfo, containers: &[ContainerConfig], resources: &ResourceManager) -> wire::SmInfo {
+    let arch = node.cpus.first().and_then(|cpu| cpu.arch_info.clone());
+    // Without IAM's word the architecture this program was built for is certainly right.
+    let arch = arch.unwrap_or_else(|| v2::ArchInfo {
+        architecture: aos_item_format::normalised_architecture(std::env::consts::ARCH),
+        ..Default::default()
+    });
+    let runtime = |container: &ContainerConfig| wire::RuntimeInfo {
+        runtime_id: runtime_id(&container.runtime_type, &node.node_id),
+        r#type: container.runtime_type.clone(),
+        max_dmips: node.max_dmips,
+        allowed_dmips: node.max_dmips,
+        total_ram: node.total_ram,
+        allowed_ram: node.total_ram,
+        max_instances: MAX_INSTANCES,
+        os_info: node.os_info.clone(),
+        arch_info: Some(arch.clone()),
+    };
+    wire::SmInfo {
+        node_id: node.node_id.clone(),
+        runtimes: containers.iter().map(runtime).collect(),
+        resources: resources
+            .offered()
+            .map(|(name, shared_count)| wire::ResourceInfo { name: name.to_owned(), shared_count })
+            .collect(),
+    }
+}
+
+async fn local_status(
+    dir: PathBuf,
+    node: String,
+    cm: String,
+    commands: mpsc::Sender<Command>,
+    connected: watch::Receiver<bool>,
+) {
+    let provider = || {
+        let (commands, node, cm, connected) =
+            (commands.clone(), node.clone(), cm.clone(), *connected.borrow());
+        async move {
+            let (answer, result) = oneshot::channel();
+            let asked = commands.send(Command::Describe(answer)).await;
+            let instances = if asked.is_ok() { result.await.ok() } else { None };
+            json!({
+                "component": "sm",
+                "pid": std::process::id(),
+                "node": node,
+                "cm": {"url": cm, "connected": connected},
+                "instances": instances.unwrap_or_else(|| json!([])),
+            })
+        }
+    };
+    if let Err(error) = aos_local_status::serve(&dir, "sm", provider).await {
+        tracing::error!("the local status is not served: {error}");
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtime_ids_match_the_known_vector() {
+        assert_eq!(runtime_id("crun", "node1"), "3b111977-f1d5-3bfa-919f-09604891c1b9");
+    }
+}

@@ -1,0 +1,309 @@
+//! The configuration file (`sm.cfg`), upstream's keys and defaults.
+//!
+//! Read once at start. Keys without a meaning here (space limit of images, migration scripts, top-level
+//! storage folders) are accepted, so that a file written for upstream is taken without warnings.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aos_config_file::ConfigError;
+use aos_duration_text::DurationText;
+use serde::Deserialize;
+
+/// Most runtimes of a node, as all peers have it.
+const MAX_RUNTIMES: usize = 4;
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Base folder of everything kept.
+    pub working_dir: PathBuf,
+    /// Root certificates; `None` only where nothing is encrypted.
+    pub ca_cert: Option<PathBuf>,
+    /// Certificate type of the Service Manager at IAM.
+    pub cert_storage: String,
+    /// Public server of IAM, `host:port`.
+    pub iam_public_url: String,
+    /// Protected server of IAM, `host:port`; empty when not used.
+    pub iam_protected_url: String,
+    /// Server of the Communication Manager, `host:port`.
+    pub cm_server_url: String,
+    /// Pause between two connection attempts.
+    pub cm_reconnect_timeout: Duration,
+    /// Stored configuration of this node.
+    pub node_config_file: PathBuf,
+    /// Host resources that items may ask for.
+    pub resources_config_file: PathBuf,
+    /// Sampling of load figures.
+    pub poll_period: Duration,
+    /// Number of samples the average goes over, at least 1.
+    pub average_samples: u32,
+    /// Blobs and layers.
+    pub image_path: PathBuf,
+    /// How long removed items stay on disk.
+    pub update_item_ttl: Duration,
+    /// How often outdated items are looked for.
+    pub remove_outdated_period: Duration,
+    /// The container runtimes of this node, at least one.
+    pub containers: Vec<ContainerConfig>,
+}
+
+/// One container runtime.
+#[derive(Debug, Clone)]
+pub struct ContainerConfig {
+    /// Type reported to CM; part of the runtime's identifier.
+    pub runtime_type: String,
+    /// One bundle for each instance, the keeper's socket, network namespaces.
+    pub runtime_dir: PathBuf,
+    /// Prefix of storage paths.
+    pub storage_dir: PathBuf,
+    /// Prefix of state paths.
+    pub state_dir: PathBuf,
+    /// State folder of the OCI runtime.
+    pub state_root: PathBuf,
+    /// The OCI runtime's command, crun or runc.
+    pub executable: PathBuf,
+    /// Parent of the instances' cgroups.
+    pub cgroup_parent: String,
+    /// Log files of instances.
+    pub log_dir: PathBuf,
+    /// Cap of one log file, bytes.
+    pub log_max_bytes: u64,
+    /// Time between SIGTERM and SIGKILL.
+    pub stop_grace: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct File {
+    working_dir: PathBuf,
+    ca_cert: Option<PathBuf>,
+    cert_storage: Option<String>,
+    #[serde(rename = "iamPublicServerURL", default)]
+    iam_public_server_url: String,
+    #[serde(rename = "iamProtectedServerURL", default)]
+    iam_protected_server_url: String,
+    #[serde(rename = "cmServerURL", default)]
+    cm_server_url: String,
+    cm_reconnect_timeout: Option<DurationText>,
+    node_config_file: Option<PathBuf>,
+    resources_config_file: Option<PathBuf>,
+    #[serde(default)]
+    monitoring: Monitoring,
+    #[serde(default)]
+    image_manager: ImageManager,
+    #[serde(default)]
+    runtimes: Vec<Runtime>,
+    // Accepted and without effect.
+    #[serde(default, rename = "logging")]
+    _logging: serde_json::Value,
+    #[serde(default, rename = "journalAlerts")]
+    _journal_alerts: serde_json::Value,
+    #[serde(default, rename = "migration")]
+    _migration: serde_json::Value,
+    #[serde(default, rename = "storageDir")]
+    _storage_dir: serde_json::Value,
+    #[serde(default, rename = "stateDir")]
+    _state_dir: serde_json::Value,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Monitoring {
+    poll_period: Option<DurationText>,
+    average_window: Option<DurationText>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct ImageManager {
+    image_path: Option<PathBuf>,
+    #[serde(default, rename = "imagesPartLimit")]
+    _images_part_limit: u64,
+    update_item_ttl: Option<DurationText>,
+    remove_outdated_period: Option<DurationText>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Runtime {
+    plugin: String,
+    #[serde(rename = "type")]
+    runtime_type: String,
+    #[serde(default, rename = "isComponent")]
+    _is_component: bool,
+    #[serde(default)]
+    config: serde_json::Value,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Container {
+    runtime_dir: Option<PathBuf>,
+    storage_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    crun_state_root: Option<PathBuf>,
+    crun_executable: Option<PathBuf>,
+    cgroup_parent: Option<String>,
+    log_dir: Option<PathBuf>,
+    log_max_bytes: Option<u64>,
+    stop_grace: Option<DurationText>,
+    // Containers never see the host's root file system, so there is nothing to bind or to hide.
+    #[serde(default, rename = "hostWhiteoutsDir")]
+    _host_whiteouts_dir: serde_json::Value,
+    #[serde(default, rename = "hostBinds")]
+    _host_binds: serde_json::Value,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file: File = aos_config_file::load(path)?;
+        Self::check(path, file)
+    }
+
+    fn check(path: &Path, file: File) -> Result<Self, ConfigError> {
+        let wrong = |key: &str, reason: &str| ConfigError::key(path, key, reason);
+        let seconds = |text: Option<DurationText>, default: u64| {
+            text.map_or(Duration::from_secs(default), DurationText::get)
+        };
+        if file.working_dir.as_os_str().is_empty() {
+            return Err(wrong("workingDir", "is needed"));
+        }
+        if file.cm_server_url.is_empty() {
+            return Err(wrong("cmServerURL", "is needed"));
+        }
+        if file.iam_public_server_url.is_empty() {
+            return Err(wrong("iamPublicServerURL", "is needed"));
+        }
+        if file.runtimes.len() > MAX_RUNTIMES {
+            return Err(wrong("runtimes", "at most 4 runtimes are possible"));
+        }
+        let working_dir = file.working_dir;
+        let poll_period = seconds(file.monitoring.poll_period, 35);
+        let window = seconds(file.monitoring.average_window, 35);
+        if poll_period < Duration::from_secs(1) {
+            return Err(wrong("monitoring.pollPeriod", "must be at least one second"));
+        }
+        let samples = window.as_millis() / poll_period.as_millis();
+        let mut containers: Vec<ContainerConfig> = Vec::new();
+        for (index, runtime) in file.runtimes.into_iter().enumerate() {
+            let key = format!("runtimes[{index}]");
+            if runtime.plugin != "container" {
+                return Err(wrong(
+                    &format!("{key}.plugin"),
+                    &format!("'{}' is not supported", runtime.plugin),
+                ));
+            }
+            if runtime.runtime_type.is_empty() || runtime.runtime_type.len() > 64 {
+                return Err(wrong(&format!("{key}.type"), "must have 1 to 64 characters"));
+            }
+            if containers.iter().any(|known| known.runtime_type == runtime.runtime_type) {
+                return Err(wrong(&format!("{key}.type"), "is there twice"));
+            }
+            let part = match runtime.config {
+                serde_json::Value::Null => Container::default(),
+                value => aos_config_file::read_part(path, &format!("{key}.config"), value)?,
+            };
+            containers.push(container(&working_dir, runtime.runtime_type, part));
+        }
+        if containers.is_empty() {
+            return Err(wrong("runtimes", "at least one container runtime is needed"));
+        }
+        Ok(Self {
+            ca_cert: file.ca_cert.filter(|cert| !cert.as_os_str().is_empty()),
+            cert_storage: certificate_type(file.cert_storage),
+            iam_public_url: file.iam_public_server_url,
+            iam_protected_url: file.iam_protected_server_url,
+            cm_server_url: file.cm_server_url,
+            cm_reconnect_timeout: seconds(file.cm_reconnect_timeout, 10),
+            node_config_file: file.node_config_file.unwrap_or_else(|| working_dir.join("aos_node.cfg")),
+            resources_config_file: file
+                .resources_config_file
+                .unwrap_or_else(|| PathBuf::from("/etc/aos/resources.cfg")),
+            poll_period,
+            average_samples: u32::try_from(samples).unwrap_or(u32::MAX).max(1),
+            image_path: file.image_manager.image_path.unwrap_or_else(|| working_dir.join("images")),
+            update_item_ttl: seconds(file.image_manager.update_item_ttl, 30 * 24 * 3600),
+            remove_outdated_period: seconds(file.image_manager.remove_outdated_period, 24 * 3600)
+                .max(Duration::from_secs(1)),
+            containers,
+            working_dir,
+        })
+    }
+}
+
+/// Upstream's default is the folder of the storage; IAM knows the storage by its last part.
+fn certificate_type(text: Option<String>) -> String {
+    let text = text.unwrap_or_default();
+    text.trim_end_matches('/').rsplit('/').next().filter(|word| !word.is_empty()).unwrap_or("sm").to_owned()
+}
+
+fn container(working_dir: &Path, runtime_type: String, part: Container) -> ContainerConfig {
+    let parent = part
+        .cgroup_parent
+        .unwrap_or_else(|| "/system.slice/system-aos.slice/system-aos-service.slice".to_owned());
+    ContainerConfig {
+        runtime_type,
+        runtime_dir: part.runtime_dir.unwrap_or_else(|| PathBuf::from("/run/aos/runtime")),
+        storage_dir: part.storage_dir.unwrap_or_else(|| working_dir.join("storages")),
+        state_dir: part.state_dir.unwrap_or_else(|| working_dir.join("states")),
+        state_root: part.crun_state_root.unwrap_or_else(|| PathBuf::from("/run/crun")),
+        executable: part.crun_executable.unwrap_or_else(|| PathBuf::from("/usr/bin/crun")),
+        cgroup_parent: parent.trim_end_matches('/').to_owned(),
+        log_dir: part.log_dir.unwrap_or_else(|| working_dir.join("logs")),
+        log_max_bytes: part.log_max_bytes.unwrap_or(1024 * 1024).max(4096),
+        stop_grace: part.stop_grace.map_or(Duration::from_secs(10), DurationText::get),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        let path = Path::new("sm.cfg");
+        let (file, unknown) = aos_config_file::parse::<File>(path, text.as_bytes())?;
+        assert!(unknown.is_empty(), "unknown keys: {unknown:?}");
+        Config::check(path, file)
+    }
+
+    // SM-21, SM-22, SM-23
+    #[test]
+    fn upstream_file_is_taken_as_it_is() {
+        let config = parse(
+            r#"{"workingDir":"/var/aos/workdirs/sm","caCert":"/etc/aos/root.pem","certStorage":"/var/aos/crypt/sm/",
+                "iamPublicServerURL":"main:8090","IAMProtectedServerUrl":"localhost:8089","cmServerURL":"main:8093",
+                "cmReconnectTimeout":"1m","monitoring":{"pollPeriod":"20s","averageWindow":"2m"},
+                "imageManager":{"updateItemTtl":"P10D","imagesPartLimit":20},"logging":{"maxPartSize":1},
+                "journalAlerts":{"filter":["x"]},"migration":{"migrationPath":"/x"},"storageDir":"/a","stateDir":"/b",
+                "runtimes":[{"plugin":"container","type":"crun","isComponent":false,
+                  "config":{"stateDir":"/var/aos/states","hostBinds":["bin"],"cgroupParent":"/aos/"}}]}"#,
+        )
+        .unwrap();
+        assert_eq!(config.cert_storage, "sm");
+        assert_eq!(config.iam_protected_url, "localhost:8089");
+        assert_eq!(config.cm_reconnect_timeout, Duration::from_mins(1));
+        assert_eq!(config.average_samples, 6);
+        assert_eq!(config.image_path, Path::new("/var/aos/workdirs/sm/images"));
+        let runtime = config.containers.first().unwrap();
+        assert_eq!(runtime.state_dir, Path::new("/var/aos/states"));
+        assert_eq!(runtime.storage_dir, Path::new("/var/aos/workdirs/sm/storages"));
+        assert_eq!(runtime.cgroup_parent, "/aos");
+        assert_eq!(runtime.executable, Path::new("/usr/bin/crun"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let base = r#""workingDir":"/w","iamPublicServerURL":"a:1","cmServerURL":"b:2""#;
+        let error = |rest: &str| parse(&format!("{{{base}{rest}}}")).unwrap_err().to_string();
+        assert!(error("").contains("runtimes"));
+        assert!(error(r#","runtimes":[{"plugin":"boot","type":"b"}]"#).contains("runtimes[0].plugin"));
+        assert!(error(r#","cmReconnectTimeout":"soon""#).contains("cmReconnectTimeout"));
+        assert!(
+            error(r#","runtimes":[{"plugin":"container","type":"c","config":{"logMaxBytes":"x"}}]"#)
+                .contains("runtimes[0].config.logMaxBytes")
+        );
+        assert!(parse("{}").unwrap_err().to_string().contains("workingDir"));
+    }
+}

@@ -1,0 +1,70 @@
+//! What the Service Manager needs of IAM: the description of this node and our certificate.
+//!
+//! The node's description is remembered, so that a start without IAM (a cold boot, say) uses the last one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aos_iam_link::IamLink;
+use aos_token::Identity;
+use aos_unit_api::iamanager::v6::NodeInfo;
+use prost::Message;
+use tokio::sync::watch;
+
+use crate::Error;
+use crate::database::Database;
+use crate::smclient::CertifiedKey;
+
+const FACT: &str = "node";
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Our certificate, always the newest.
+#[derive(Clone)]
+pub struct CertificateSource(watch::Receiver<Option<Arc<Identity>>>);
+
+impl CertificateSource {
+    /// The certificate of a type at IAM.
+    pub fn of(link: &IamLink, cert_type: &str) -> Self {
+        Self(link.identity(cert_type))
+    }
+
+    /// The certificate, when it has been loaded; changes are counted from here.
+    pub fn present(&mut self) -> Option<CertifiedKey> {
+        self.0.borrow_and_update().as_ref().map(|identity| identity.certified_key())
+    }
+
+    /// Waits for another certificate.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The description of this node: from IAM, or the remembered one when IAM does not answer. Without either it
+/// waits for IAM.
+pub async fn node_info(link: &IamLink, database: &Database) -> Result<NodeInfo, Error> {
+    let mut noted = false;
+    loop {
+        match link.current_node_info().await {
+            Ok(info) => {
+                database.set_fact(FACT, info.encode_to_vec()).await?;
+                return Ok(info);
+            }
+            Err(error) => {
+                let remembered = database.fact(FACT).await?;
+                if let Some(info) = remembered.and_then(|bytes| NodeInfo::decode(bytes.as_slice()).ok()) {
+                    tracing::warn!(
+                        "IAM does not describe this node, the remembered description is used: {error}"
+                    );
+                    return Ok(info);
+                }
+                if !noted {
+                    noted = true;
+                    tracing::warn!("waiting for IAM to describe this node: {error}");
+                }
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}

@@ -1,0 +1,614 @@
+//! The launcher's rules, without clock, disk or container: wishes and events in, orders out.
+//!
+//! Each instance has a wish (what CM wants) and a truth (what runs). `drive` looks at both and gives the one
+//! next order; while an order is being carried out nothing else is ordered for that instance, so a wish that
+//! changes meanwhile is simply found when the order is done: merged, never dropped. An instance whose wish
+//! equals its truth is never touched.
+//!
+//! A new image is prepared while the old version still runs; when that fails the old one stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use aos_ids::{InstanceIdent, ItemKind};
+use aos_status::{AosCode, ErrorInfo, InstanceState};
+
+use super::restart::{RunParameters, Window};
+use crate::instance::InstanceInfo;
+
+/// Most instances of a node, as all peers have it.
+pub const MAX_INSTANCES: usize = 256;
+
+/// Why an order failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What CM is told.
+    pub error: ErrorInfo,
+    /// Worth another try when CM is connected again.
+    pub passing: bool,
+}
+
+/// What preparing found out about an item.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Restart policy.
+    pub run: RunParameters,
+    /// How long the item runs without the cloud.
+    pub offline_ttl: Option<Duration>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Exit status.
+    pub code: Option<i32>,
+    /// Signal.
+    pub signal: Option<i32>,
+}
+
+/// A stored instance as it was found at start.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The stored wish.
+    pub info: InstanceInfo,
+    /// What runs, and its process.
+    pub running: Option<(InstanceInfo, i32)>,
+    /// An exit nobody has dealt with.
+    pub missed: Option<Ended>,
+    /// What the item says, when its image is here.
+    pub facts: Option<Facts>,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The state at start.
+    Begin(Vec<Found>),
+    /// CM's wish; what it does not name stays.
+    Update {
+        /// To be run like this.
+        start: Vec<InstanceInfo>,
+        /// Not to be run any more.
+        stop: Vec<InstanceIdent>,
+    },
+    /// The image is here, or not.
+    Prepared(Box<InstanceInfo>, Result<Facts, Failure>),
+    /// The container runs, or not.
+    Started(Box<InstanceInfo>, Result<i32, Failure>),
+    /// The container is gone and cleaned up.
+    Stopped(InstanceIdent, Result<(), Failure>),
+    /// A container's process ended.
+    Exited {
+        /// Instance ID.
+        id: String,
+        /// Its process.
+        pid: i32,
+        /// How.
+        ended: Ended,
+    },
+    /// CM can be asked again.
+    CmConnected,
+    /// The cloud is there, or not.
+    Cloud(bool),
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Store the changed wishes before anything else.
+    Store {
+        /// New or changed.
+        put: Vec<InstanceInfo>,
+        /// Gone.
+        remove: Vec<InstanceIdent>,
+    },
+    /// Get the image.
+    Prepare(Box<InstanceInfo>),
+    /// Set up the network and run the container.
+    Start(Box<InstanceInfo>),
+    /// Stop and clean up whatever there is; `release` gives the network back too.
+    Stop {
+        /// Which.
+        ident: InstanceIdent,
+        /// For good, or before a different start.
+        release: bool,
+        /// Forget the counters too.
+        forget: bool,
+    },
+    /// The exit is dealt with.
+    Acknowledge {
+        /// Instance ID.
+        id: String,
+        /// Its process.
+        pid: i32,
+    },
+    /// Statuses that changed.
+    Report(Vec<Status>),
+    /// An update is through: every status is to be listed.
+    ReportAll,
+    /// Items and versions that are in use; all others are not.
+    InUse(BTreeSet<(String, String)>),
+}
+
+/// Status of one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// What it is about.
+    pub info: InstanceInfo,
+    /// Its state.
+    pub state: InstanceState,
+    /// Why it is not as wished.
+    pub error: Option<ErrorInfo>,
+    /// Its process, while one runs.
+    pub pid: Option<i32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing runs, nothing is ordered.
+    Down,
+    /// The image is being prepared; an older version may run.
+    Preparing,
+    /// The container is being started.
+    Starting,
+    /// The container runs.
+    Up,
+    /// The container is being stopped.
+    Stopping,
+    /// Waiting to start again.
+    Waiting(Instant),
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The wish; `None` when it has to go.
+    wish: Option<InstanceInfo>,
+    /// The last wish, for reports.
+    last: InstanceInfo,
+    phase: Phase,
+    /// What runs, and its process.
+    running: Option<(InstanceInfo, i32)>,
+    /// A wish that did not work while something else runs or nothing does.
+    rejected: Option<InstanceInfo>,
+    failure: Option<Failure>,
+    facts: Facts,
+    window: Window,
+    early_exit: Option<(i32, Ended)>,
+    restart_asked: bool,
+    reported: Option<Status>,
+}
+
+impl Entry {
+    fn new(info: InstanceInfo) -> Self {
+        Self {
+            wish: Some(info.clone()),
+            last: info,
+            phase: Phase::Down,
+            running: None,
+            rejected: None,
+            failure: None,
+            facts: Facts::default(),
+            window: Window::default(),
+            early_exit: None,
+            restart_asked: false,
+            reported: None,
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        matches!(self.phase, Phase::Preparing | Phase::Starting | Phase::Stopping)
+    }
+
+    fn status(&self) -> Status {
+        let pid = self.running.as_ref().map(|(_, pid)| *pid);
+        let error = self.failure.as_ref().map(|failure| failure.error.clone());
+        let (info, state) = match (self.phase, &self.running) {
+            (_, Some(_)) if self.failure.is_some() => (&self.last, InstanceState::Failed),
+            (Phase::Up | Phase::Preparing, Some((running, _))) => (running, InstanceState::Active),
+            (Phase::Preparing | Phase::Starting | Phase::Up, _) => (&self.last, InstanceState::Activating),
+            (Phase::Stopping, _) if self.wish.is_some() => (&self.last, InstanceState::Activating),
+            _ if self.failure.is_some() => (&self.last, InstanceState::Failed),
+            (Phase::Stopping, Some((running, _))) => (running, InstanceState::Active),
+            _ => (&self.last, InstanceState::Inactive),
+        };
+        Status { info: info.clone(), state, error: error.filter(|_| state == InstanceState::Failed), pid }
+    }
+}
+
+/// The state machine of all instances.
+#[derive(Debug)]
+pub struct Core {
+    entries: BTreeMap<InstanceIdent, Entry>,
+    runtimes: BTreeSet<String>,
+    offline_since: Option<Instant>,
+    update_open: bool,
+}
+
+impl Core {
+    /// No instances yet; `runtimes` are the identifiers of this node's. Counts as offline from `now` on.
+    pub fn new(runtimes: BTreeSet<String>, now: Instant) -> Self {
+        Self { entries: BTreeMap::new(), runtimes, offline_since: Some(now), update_open: false }
+    }
+
+    /// Status of every instance.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.entries.values().map(Entry::status).collect()
+    }
+
+    /// When a [`Event::Tick`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let waits = self.entries.values().filter_map(|entry| match entry.phase {
+            Phase::Waiting(until) => Some(until),
+            _ => None,
+        });
+        let expiries = self.entries.values().filter_map(|entry| {
+            let live = entry.running.is_some() || matches!(entry.phase, Phase::Waiting(_));
+            entry.facts.offline_ttl.filter(|_| live).zip(self.offline_since).map(|(ttl, since)| since + ttl)
+        });
+        waits.chain(expiries).min()
+    }
+
+    /// Takes an event and answers what follows from it, in order.
+    pub fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut reports = Vec::new();
+        match event {
+            Event::Begin(found) => self.begin(now, found, &mut actions),
+            Event::Update { start, stop } => self.update(now, start, stop, &mut actions),
+            Event::Prepared(info, result) => self.prepared(now, &info, result, &mut actions),
+            Event::Started(info, result) => self.started(now, &info, result, &mut actions),
+            Event::Stopped(ident, result) => self.stopped(now, &ident, result, &mut actions, &mut reports),
+            Event::Exited { id, pid, ended } => self.exited(now, &id, pid, ended, &mut actions),
+            Event::CmConnected => {
+                let passing = |entry: &Entry| entry.failure.as_ref().is_some_and(|failure| failure.passing);
+                self.drive_where(now, passing, true, &mut actions);
+            }
+            Event::Cloud(connected) => {
+                self.offline_since = if connected { None } else { self.offline_since.or(Some(now)) };
+                self.drive_where(now, |_| true, false, &mut actions);
+            }
+            Event::Tick => self.drive_where(now, |_| true, false, &mut actions),
+        }
+        for entry in self.entries.values_mut() {
+            let status = entry.status();
+            if entry.reported.as_ref() != Some(&status) {
+                entry.reported = Some(status.clone());
+                reports.push(status);
+            }
+        }
+        if !reports.is_empty() {
+            actions.push(Action::Report(reports));
+        }
+        if self.update_open && !self.entries.values().any(Entry::is_busy) {
+            self.update_open = false;
+            actions.push(Action::ReportAll);
+            actions.push(Action::InUse(self.in_use()));
+        }
+        actions
+    }
+
+    fn in_use(&self) -> BTreeSet<(String, String)> {
+        let wished = self.entries.values().filter_map(|entry| entry.wish.as_ref());
+        let running = self.entries.values().filter_map(|entry| entry.running.as_ref().map(|(info, _)| info));
+        wished.chain(running).map(|info| (info.ident.item.to_string(), info.version.clone())).collect()
+    }
+
+    fn begin(&mut self, now: Instant, found: Vec<Found>, actions: &mut Vec<Action>) {
+        for Found { info, running, missed, facts } in found {
+            let ident = info.ident.clone();
+            let mut entry = Entry::new(info);
+            entry.facts = facts.unwrap_or_default();
+            if let Some(running) = running {
+                entry.phase = Phase::Up;
+                entry.running = Some(running);
+                entry.window.started(now);
+            } else if let Some(ended) = missed {
+                entry.window.started(now);
+                entry.ended(now, ended);
+            }
+            self.entries.insert(ident, entry);
+        }
+        self.update_open = true;
+        self.drive_where(now, |_| true, false, actions);
+    }
+
+    fn update(
+        &mut self,
+        now: Instant,
+        start: Vec<InstanceInfo>,
+        stop: Vec<InstanceIdent>,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut put = Vec::new();
+        let mut remove = Vec::new();
+        let stopped: BTreeSet<InstanceIdent> = stop.into_iter().collect();
+        let mut touched: BTreeSet<InstanceIdent> = BTreeSet::new();
+        for ident in &stopped {
+            if let Some(entry) = self.entries.get_mut(ident) {
+                entry.wish = None;
+                touched.insert(ident.clone());
+                if !start.iter().any(|info| info.ident == *ident) {
+                    remove.push(ident.clone());
+                }
+            }
+        }
+        for info in start {
+            let ident = info.ident.clone();
+            if !self.entries.contains_key(&ident) && self.entries.len() >= MAX_INSTANCES {
+                continue;
+            }
+            touched.insert(ident.clone());
+            let entry = self.entries.entry(ident.clone()).or_insert_with(|| Entry::new(info.clone()));
+            if entry.wish.as_ref() != Some(&info) || entry.reported.is_none() {
+                put.push(info.clone());
+            }
+            entry.restart_asked |= stopped.contains(&ident) && entry.running.is_some();
+            entry.last = info.clone();
+            entry.wish = Some(info);
+        }
+        if !put.is_empty() || !remove.is_empty() {
+            actions.push(Action::Store { put, remove });
+        }
+        for ident in &touched {
+            if let Some(entry) = self.entries.get_mut(ident) {
+                // Asking again is asking for another try.
+                entry.rejected = None;
+                if !entry.is_busy() && entry.failure.is_some() {
+                    entry.window.clear();
+                    if !matches!(entry.phase, Phase::Waiting(_)) {
+                        entry.failure = None;
+                    }
+                }
+            }
+        }
+        self.update_open = true;
+        self.drive_where(now, |_| true, false, actions);
+    }
+
+    fn prepared(
+        &mut self,
+        now: Instant,
+        info: &InstanceInfo,
+        result: Result<Facts, Failure>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.entries.get_mut(&info.ident).filter(|entry| entry.phase == Phase::Preparing)
+        else {
+            return;
+        };
+        entry.phase = if entry.running.is_some() { Phase::Up } else { Phase::Down };
+        if entry.wish.as_ref() == Some(info) {
+            match result {
+                Ok(facts) => {
+                    entry.facts = facts;
+                    entry.failure = None;
+                    if entry.running.is_some() {
+                        entry.phase = Phase::Stopping;
+                        actions.push(Action::Stop {
+                            ident: info.ident.clone(),
+                            release: true,
+                            forget: false,
+                        });
+                    } else {
+                        entry.start(now, actions);
+                    }
+                    return;
+                }
+                Err(failure) => entry.fail(failure),
+            }
+        }
+        self.drive(now, &info.ident, actions);
+    }
+
+    fn started(
+        &mut self,
+        now: Instant,
+        info: &InstanceInfo,
+        result: Result<i32, Failure>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.entries.get_mut(&info.ident).filter(|entry| entry.phase == Phase::Starting)
+        else {
+            return;
+        };
+        let early = entry.early_exit.take();
+        match result {
+            Ok(pid) => {
+                entry.phase = Phase::Up;
+                entry.running = Some((info.clone(), pid));
+                entry.failure = None;
+                if let Some((_, ended)) = early.filter(|(early_pid, _)| *early_pid == pid) {
+                    return self.exited(now, &info.id(), pid, ended, actions);
+                }
+            }
+            Err(failure) => {
+                entry.phase = Phase::Down;
+                entry.fail(failure);
+            }
+        }
+        self.drive(now, &info.ident, actions);
+    }
+
+    fn stopped(
+        &mut self,
+        now: Instant,
+        ident: &InstanceIdent,
+        result: Result<(), Failure>,
+        actions: &mut Vec<Action>,
+        reports: &mut Vec<Status>,
+    ) {
+        let Some(entry) = self.entries.get_mut(ident).filter(|entry| entry.phase == Phase::Stopping) else {
+            return;
+        };
+        entry.phase = Phase::Down;
+        entry.running = None;
+        entry.early_exit = None;
+        entry.window.clear();
+        match result {
+            Ok(()) if entry.wish.is_none() => {
+                entry.failure = None;
+                reports.push(entry.status());
+                self.entries.remove(ident);
+            }
+            Ok(()) => {
+                entry.failure = None;
+                self.drive(now, ident, actions);
+            }
+            Err(failure) => entry.fail(failure),
+        }
+    }
+
+    fn exited(&mut self, now: Instant, id: &str, pid: i32, ended: Ended, actions: &mut Vec<Action>) {
+        actions.push(Action::Acknowledge { id: id.to_owned(), pid });
+        let found = self.entries.iter_mut().find(|(ident, _)| ident.instance_id() == id);
+        let Some((ident, entry)) = found else { return };
+        let ident = ident.clone();
+        if entry.running.as_ref().is_none_or(|(_, running)| *running != pid) {
+            if entry.phase == Phase::Starting {
+                entry.early_exit = Some((pid, ended));
+            }
+            return;
+        }
+        entry.running = None;
+        if entry.phase == Phase::Up {
+            entry.ended(now, ended);
+            self.drive(now, &ident, actions);
+        }
+    }
+
+    fn drive_where(
+        &mut self,
+        now: Instant,
+        which: impl Fn(&Entry) -> bool,
+        again: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut due: Vec<(u64, InstanceIdent)> = Vec::new();
+        for (ident, entry) in &mut self.entries {
+            if which(entry) {
+                if again && !entry.is_busy() && !matches!(entry.phase, Phase::Waiting(_)) {
+                    entry.failure = None;
+                    entry.rejected = None;
+                }
+                due.push((entry.last.priority, ident.clone()));
+            }
+        }
+        due.sort_by(|(a, ident_a), (b, ident_b)| b.cmp(a).then_with(|| ident_a.cmp(ident_b)));
+        for (_, ident) in due {
+            self.drive(now, &ident, actions);
+        }
+    }
+
+    /// Gives the next order for one instance, if there is one to give.
+    fn drive(&mut self, now: Instant, ident: &InstanceIdent, actions: &mut Vec<Action>) {
+        let expired = |ttl: Option<Duration>| {
+            ttl.zip(self.offline_since).is_some_and(|(ttl, since)| now >= since + ttl)
+        };
+        let runtimes = &self.runtimes;
+        let Some(entry) = self.entries.get_mut(ident) else { return };
+        if entry.is_busy() {
+            return;
+        }
+        let suspended = expired(entry.facts.offline_ttl);
+        let Some(wish) = entry.wish.clone() else {
+            // A stop that failed is tried again by the next request only, not in a circle.
+            if entry.failure.is_none() || entry.running.is_some() || matches!(entry.phase, Phase::Waiting(_))
+            {
+                entry.stop(ident, true, true, actions);
+            }
+            return;
+        };
+        match entry.phase {
+            Phase::Up => {
+                let fits = entry.running.as_ref().is_some_and(|(running, _)| *running == wish);
+                if suspended {
+                    entry.stop(ident, false, false, actions);
+                } else if fits && entry.restart_asked {
+                    entry.restart_asked = false;
+                    entry.stop(ident, false, false, actions);
+                } else if !fits && entry.rejected.as_ref() != Some(&wish) {
+                    entry.restart_asked = false;
+                    entry.prepare(&wish, runtimes, actions);
+                }
+            }
+            Phase::Waiting(until) => {
+                if suspended {
+                    entry.failure = None;
+                    entry.stop(ident, false, false, actions);
+                } else if now >= until {
+                    entry.phase = Phase::Down;
+                    entry.failure = None;
+                    entry.prepare(&wish, runtimes, actions);
+                }
+            }
+            Phase::Down if !suspended && entry.failure.is_none() => {
+                entry.restart_asked = false;
+                entry.prepare(&wish, runtimes, actions);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Entry {
+    fn prepare(&mut self, wish: &InstanceInfo, runtimes: &BTreeSet<String>, actions: &mut Vec<Action>) {
+        let refusal = if wish.ident.kind != ItemKind::Service {
+            Some(ErrorInfo::new(
+                AosCode::NotSupported,
+                format!("a {} cannot run in a container", wish.ident.kind),
+            ))
+        } else if !runtimes.contains(&wish.runtime) {
+            Some(ErrorInfo::new(AosCode::NotFound, format!("runtime {} is not on this node", wish.runtime)))
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            return self.fail(Failure { error, passing: false });
+        }
+        self.phase = Phase::Preparing;
+        actions.push(Action::Prepare(Box::new(wish.clone())));
+    }
+
+    fn start(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if let Some(wish) = self.wish.clone() {
+            self.phase = Phase::Starting;
+            self.window.started(now);
+            actions.push(Action::Start(Box::new(wish)));
+        }
+    }
+
+    fn stop(&mut self, ident: &InstanceIdent, release: bool, forget: bool, actions: &mut Vec<Action>) {
+        self.phase = Phase::Stopping;
+        self.failure = None;
+        actions.push(Action::Stop { ident: ident.clone(), release, forget });
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.rejected.clone_from(&self.wish);
+        self.failure = Some(failure);
+    }
+
+    /// A container of ours has ended: again later, or never.
+    fn ended(&mut self, now: Instant, ended: Ended) {
+        let error = match ended {
+            Ended { code: Some(code), .. } => {
+                ErrorInfo::runtime(code, format!("the service ended with status {code}"))
+            }
+            Ended { signal: Some(signal), .. } => {
+                ErrorInfo::runtime(128 + signal, format!("the service was ended by signal {signal}"))
+            }
+            _ => ErrorInfo::new(AosCode::Runtime, "the service ended, its status is not known"),
+        };
+        self.failure = Some(Failure { error, passing: false });
+        self.phase = match self.window.next_start(now, &self.facts.run) {
+            Some(until) => Phase::Waiting(until),
+            None => Phase::Down,
+        };
+    }
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

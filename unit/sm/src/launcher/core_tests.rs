@@ -1,0 +1,453 @@
+//! The launcher's rules: scenarios, and random ones against what must always hold.
+
+use super::*;
+use aos_ids::{Digest, ItemId, SubjectId};
+use proptest::prelude::*;
+
+fn info(instance: u64, version: &str) -> InstanceInfo {
+    let ident = InstanceIdent::service(ItemId::new("item").unwrap(), SubjectId::new("s").unwrap(), instance);
+    let mut digest = [0u8; 32];
+    for (to, from) in digest.iter_mut().zip(version.bytes()) {
+        *to = from;
+    }
+    InstanceInfo {
+        ident,
+        version: version.into(),
+        manifest: Digest::from_sha256(digest),
+        owner: "o".into(),
+        runtime: "r".into(),
+        uid: 1,
+        gid: 1,
+        priority: instance,
+        storage_path: String::new(),
+        state_path: String::new(),
+        env: vec![],
+        monitoring: None,
+    }
+}
+
+fn failure(text: &str, passing: bool) -> Failure {
+    Failure { error: ErrorInfo::new(AosCode::Failed, text), passing }
+}
+
+struct Bench {
+    core: Core,
+    now: Instant,
+    log: Vec<Action>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = Instant::now();
+        let mut bench = Self { core: Core::new(["r".to_owned()].into(), now), now, log: Vec::new() };
+        bench.on(Event::Begin(vec![]));
+        bench
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Action> {
+        let actions = self.core.on(self.now, event);
+        self.log.extend(actions.iter().filter(|action| matches!(action, Action::Report(_))).map(|action| {
+            match action {
+                Action::Report(statuses) => Action::Report(statuses.clone()),
+                _ => Action::ReportAll,
+            }
+        }));
+        actions
+    }
+
+    fn want(&mut self, start: &[InstanceInfo]) -> Vec<Action> {
+        self.on(Event::Update { start: start.to_vec(), stop: vec![] })
+    }
+
+    fn bring_up(&mut self, info: &InstanceInfo, pid: i32) {
+        self.want(std::slice::from_ref(info));
+        self.on(Event::Prepared(Box::new(info.clone()), Ok(Facts::default())));
+        self.on(Event::Started(Box::new(info.clone()), Ok(pid)));
+        assert_eq!(self.state(info), InstanceState::Active);
+    }
+
+    fn exit(&mut self, info: &InstanceInfo, pid: i32, code: i32) -> Vec<Action> {
+        self.on(Event::Exited { id: info.id(), pid, ended: Ended { code: Some(code), signal: None } })
+    }
+
+    fn status(&self, info: &InstanceInfo) -> Status {
+        self.core.statuses().into_iter().find(|status| status.info.ident == info.ident).unwrap()
+    }
+
+    fn state(&self, info: &InstanceInfo) -> InstanceState {
+        self.status(info).state
+    }
+
+    fn reported(&self) -> Vec<(InstanceState, String)> {
+        let mut states = Vec::new();
+        for action in &self.log {
+            if let Action::Report(statuses) = action {
+                states.extend(statuses.iter().map(|status| (status.state, status.info.version.clone())));
+            }
+        }
+        states
+    }
+}
+
+fn orders(actions: &[Action]) -> Vec<&'static str> {
+    let name = |action: &Action| match action {
+        Action::Store { .. } => "store",
+        Action::Prepare(_) => "prepare",
+        Action::Start(_) => "start",
+        Action::Stop { release: true, forget: true, .. } => "remove",
+        Action::Stop { .. } => "stop",
+        Action::Acknowledge { .. } => "ack",
+        Action::Report(_) => "report",
+        Action::ReportAll => "all",
+        Action::InUse(_) => "in use",
+    };
+    actions.iter().map(name).collect()
+}
+
+// SM-37, SM-54, SM-55
+#[test]
+fn a_new_instance_is_stored_prepared_started_and_reported() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    assert_eq!(orders(&bench.want(&[one.clone()])), ["store", "prepare", "report"]);
+    assert_eq!(orders(&bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())))), ["start"]);
+    assert_eq!(orders(&bench.on(Event::Started(Box::new(one.clone()), Ok(7)))), ["report", "all", "in use"]);
+    let states: Vec<_> = bench.reported().into_iter().map(|(state, _)| state).collect();
+    assert_eq!(states, [InstanceState::Activating, InstanceState::Active]);
+    assert_eq!(bench.status(&one).pid, Some(7));
+}
+
+#[test]
+fn an_unchanged_instance_is_not_touched() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.bring_up(&one, 7);
+    assert_eq!(orders(&bench.want(&[one.clone()])), ["all", "in use"]);
+    assert_eq!(orders(&bench.on(Event::CmConnected)), Vec::<&str>::new());
+}
+
+#[test]
+fn what_is_stopped_is_removed_and_reported_inactive() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.bring_up(&one, 7);
+    let actions = bench.on(Event::Update { start: vec![], stop: vec![one.ident.clone()] });
+    assert_eq!(orders(&actions), ["store", "remove"]);
+    bench.exit(&one, 7, 143);
+    let actions = bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    assert_eq!(orders(&actions), ["report", "all", "in use"]);
+    assert_eq!(bench.reported().last().unwrap().0, InstanceState::Inactive);
+    assert!(bench.core.statuses().is_empty());
+    let unknown = Event::Update { start: vec![], stop: vec![one.ident] };
+    assert_eq!(orders(&bench.on(unknown)), ["all", "in use"]);
+}
+
+#[test]
+fn a_new_version_is_prepared_before_the_old_one_stops() {
+    let mut bench = Bench::new();
+    let (old, new) = (info(0, "1.0.0"), info(0, "2.0.0"));
+    bench.bring_up(&old, 7);
+    assert_eq!(orders(&bench.want(&[new.clone()])), ["store", "prepare"]);
+    assert_eq!(bench.status(&old).info, old, "the old version still runs");
+    let actions = bench.on(Event::Prepared(Box::new(new.clone()), Ok(Facts::default())));
+    assert_eq!(orders(&actions), ["stop", "report"]);
+    assert_eq!(orders(&bench.on(Event::Stopped(new.ident.clone(), Ok(())))), ["prepare", "report"]);
+    bench.on(Event::Prepared(Box::new(new.clone()), Ok(Facts::default())));
+    bench.on(Event::Started(Box::new(new.clone()), Ok(8)));
+    let status = bench.status(&new);
+    assert_eq!((status.info, status.state, status.pid), (new, InstanceState::Active, Some(8)));
+}
+
+#[test]
+fn when_the_new_version_cannot_be_prepared_the_old_one_stays() {
+    let mut bench = Bench::new();
+    let (old, new) = (info(0, "1.0.0"), info(0, "2.0.0"));
+    bench.bring_up(&old, 7);
+    bench.want(&[new.clone()]);
+    let actions = bench.on(Event::Prepared(Box::new(new.clone()), Err(failure("wrong digest", false))));
+    assert_eq!(orders(&actions), ["report", "all", "in use"]);
+    let status = bench.status(&new);
+    assert_eq!(
+        (status.info.version.as_str(), status.state, status.pid),
+        ("2.0.0", InstanceState::Failed, Some(7))
+    );
+    // Back to what runs: nothing has to happen to it.
+    bench.want(&[old.clone()]);
+    assert_eq!((bench.status(&old).info, bench.state(&old)), (old, InstanceState::Active));
+}
+
+#[test]
+fn a_request_during_a_launch_is_merged() {
+    let mut bench = Bench::new();
+    let (old, new) = (info(0, "1.0.0"), info(0, "2.0.0"));
+    bench.want(&[old.clone()]);
+    bench.on(Event::Prepared(Box::new(old.clone()), Ok(Facts::default())));
+    assert_eq!(orders(&bench.want(&[new.clone()])), ["store", "report"]);
+    assert_eq!(orders(&bench.on(Event::Started(Box::new(old.clone()), Ok(7)))), ["prepare", "report"]);
+
+    let mut bench = Bench::new();
+    bench.want(&[old.clone()]);
+    let stop = Event::Update { start: vec![], stop: vec![old.ident.clone()] };
+    assert_eq!(orders(&bench.on(stop)), ["store"]);
+    assert_eq!(orders(&bench.on(Event::Prepared(Box::new(old), Ok(Facts::default())))), ["remove", "report"]);
+}
+
+#[test]
+fn a_crash_is_reported_with_its_code_and_restarted_until_the_burst_is_used_up() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.bring_up(&one, 1);
+    for pid in 1..=3 {
+        let actions = bench.exit(&one, pid, 3);
+        assert_eq!(orders(&actions), ["ack", "report"]);
+        let status = bench.status(&one);
+        assert_eq!((status.state, status.error.unwrap().exit_code), (InstanceState::Failed, 3));
+        if pid == 3 {
+            break;
+        }
+        let due = bench.core.next_deadline().unwrap();
+        assert_eq!(due, bench.now + Duration::from_secs(1));
+        bench.now = due;
+        assert_eq!(orders(&bench.on(Event::Tick)), ["prepare", "report"]);
+        bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
+        bench.on(Event::Started(Box::new(one.clone()), Ok(pid + 1)));
+    }
+    assert_eq!(bench.core.next_deadline(), None, "given up");
+    assert_eq!(orders(&bench.want(&[one.clone()])), ["prepare", "report"], "asking again is another try");
+}
+
+#[test]
+fn an_exit_that_overtakes_its_start_is_not_lost() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.want(&[one.clone()]);
+    bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
+    bench.exit(&one, 9, 1);
+    bench.on(Event::Started(Box::new(one.clone()), Ok(9)));
+    assert_eq!(bench.state(&one), InstanceState::Failed);
+    assert!(bench.core.next_deadline().is_some());
+    // An exit of a process long replaced changes nothing.
+    let due = bench.core.next_deadline().unwrap();
+    bench.now = due;
+    bench.on(Event::Tick);
+    bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
+    bench.on(Event::Started(Box::new(one.clone()), Ok(10)));
+    assert_eq!(orders(&bench.exit(&one, 9, 1)), ["ack"]);
+    assert_eq!(bench.state(&one), InstanceState::Active);
+}
+
+#[test]
+fn what_runs_at_start_is_taken_up_and_what_is_missing_is_started() {
+    let now = Instant::now();
+    let mut core = Core::new(["r".to_owned()].into(), now);
+    let (runs, gone, crashed) = (info(0, "1.0.0"), info(1, "1.0.0"), info(2, "1.0.0"));
+    let found =
+        |info: &InstanceInfo, running, missed| Found { info: info.clone(), running, missed, facts: None };
+    let actions = core.on(
+        now,
+        Event::Begin(vec![
+            found(&runs, Some((runs.clone(), 5)), None),
+            found(&gone, None, None),
+            found(&crashed, None, Some(Ended { code: None, signal: Some(9) })),
+        ]),
+    );
+    assert_eq!(
+        actions.iter().filter(|a| matches!(a, Action::Prepare(info) if info.ident == gone.ident)).count(),
+        1
+    );
+    assert_eq!(orders(&actions), ["prepare", "report"]);
+    let states: Vec<_> = core.statuses().into_iter().map(|status| status.state).collect();
+    assert_eq!(states, [InstanceState::Active, InstanceState::Activating, InstanceState::Failed]);
+    assert_eq!(core.next_deadline(), Some(now + Duration::from_secs(1)));
+}
+
+#[test]
+fn passing_failures_are_tried_again_when_cm_is_back() {
+    let mut bench = Bench::new();
+    let (one, two) = (info(0, "1.0.0"), info(1, "1.0.0"));
+    bench.want(&[one.clone(), two.clone()]);
+    bench.on(Event::Prepared(Box::new(one.clone()), Err(failure("away", true))));
+    bench.on(Event::Prepared(Box::new(two.clone()), Err(failure("broken", false))));
+    let actions = bench.on(Event::CmConnected);
+    assert!(matches!(actions.first(), Some(Action::Prepare(info)) if info.ident == one.ident));
+    assert_eq!(orders(&actions), ["prepare", "report"]);
+}
+
+// SM-46
+#[test]
+fn an_unknown_runtime_is_refused() {
+    let mut bench = Bench::new();
+    let mut one = info(0, "1.0.0");
+    one.runtime = "other".into();
+    bench.want(&[one.clone()]);
+    let status = bench.status(&one);
+    assert_eq!((status.state, status.error.unwrap().code()), (InstanceState::Failed, AosCode::NotFound));
+}
+
+// SM-48
+#[test]
+fn higher_priority_goes_first() {
+    let mut bench = Bench::new();
+    let actions = bench.want(&[info(1, "1.0.0"), info(3, "1.0.0"), info(2, "1.0.0")]);
+    let order: Vec<u64> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Prepare(info) => Some(info.priority),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, [3, 2, 1]);
+}
+
+// SM-43, SM-74
+#[test]
+fn without_the_cloud_an_instance_ends_in_time_and_comes_back_with_it() {
+    let mut bench = Bench::new();
+    bench.on(Event::Cloud(true));
+    let one = info(0, "1.0.0");
+    let facts = Facts { offline_ttl: Some(Duration::from_secs(60)), ..Facts::default() };
+    bench.want(&[one.clone()]);
+    bench.on(Event::Prepared(Box::new(one.clone()), Ok(facts)));
+    bench.on(Event::Started(Box::new(one.clone()), Ok(7)));
+    assert_eq!(bench.core.next_deadline(), None);
+    bench.on(Event::Cloud(false));
+    assert_eq!(bench.core.next_deadline(), Some(bench.now + Duration::from_secs(60)));
+    bench.now += Duration::from_secs(60);
+    assert_eq!(orders(&bench.on(Event::Tick)).first(), Some(&"stop"));
+    bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    assert_eq!(bench.state(&one), InstanceState::Inactive);
+    assert_eq!(bench.core.next_deadline(), None);
+    assert_eq!(orders(&bench.on(Event::Cloud(true))).first(), Some(&"prepare"));
+}
+
+/// A world that carries orders out in any order and with any result.
+#[derive(Debug, Clone)]
+enum Step {
+    Want(u64, u8),
+    Drop(u64),
+    Finish(u8, bool),
+    Crash(u64),
+    Wait(u16),
+    Cm,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (0u64..3, 0u8..3).prop_map(|(instance, version)| Step::Want(instance, version)),
+        (0u64..3).prop_map(Step::Drop),
+        (any::<u8>(), any::<bool>()).prop_map(|(which, ok)| Step::Finish(which, ok)),
+        (0u64..3).prop_map(Step::Crash),
+        (0u16..3000).prop_map(Step::Wait),
+        Just(Step::Cm),
+    ];
+    proptest::collection::vec(step, 1..80)
+}
+
+#[derive(Default)]
+struct World {
+    open: Vec<Action>,
+    running: BTreeMap<InstanceIdent, (InstanceInfo, i32)>,
+    wanted: BTreeMap<InstanceIdent, InstanceInfo>,
+    pids: i32,
+}
+
+impl World {
+    fn take(&mut self, actions: Vec<Action>) -> Result<(), TestCaseError> {
+        for action in actions {
+            let ident = match &action {
+                Action::Prepare(info) => info.ident.clone(),
+                Action::Start(info) => {
+                    prop_assert!(!self.running.contains_key(&info.ident), "started while one runs");
+                    info.ident.clone()
+                }
+                Action::Stop { ident, .. } => ident.clone(),
+                _ => continue,
+            };
+            let same = self.open.iter().any(|other| match other {
+                Action::Prepare(info) | Action::Start(info) => info.ident == ident,
+                Action::Stop { ident: other, .. } => *other == ident,
+                _ => false,
+            });
+            prop_assert!(!same, "two orders for one instance at a time");
+            self.open.push(action);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, which: usize, ok: bool) -> Option<Event> {
+        if self.open.is_empty() {
+            return None;
+        }
+        let action = self.open.remove(which % self.open.len());
+        Some(match action {
+            Action::Prepare(info) => {
+                Event::Prepared(info, if ok { Ok(Facts::default()) } else { Err(failure("p", false)) })
+            }
+            Action::Start(info) if ok => {
+                self.pids += 1;
+                self.running.insert(info.ident.clone(), (*info.clone(), self.pids));
+                Event::Started(info, Ok(self.pids))
+            }
+            Action::Start(info) => Event::Started(info, Err(failure("s", false))),
+            Action::Stop { ident, .. } => {
+                self.running.remove(&ident);
+                Event::Stopped(ident, Ok(()))
+            }
+            _ => return None,
+        })
+    }
+}
+
+proptest! {
+    // Whatever happens in whatever order: one order at a time for each instance, never two containers of one,
+    // and once the world is quiet and works, exactly what is wanted runs.
+    #[test]
+    fn the_wish_is_reached_in_the_end(steps in steps()) {
+        let mut now = Instant::now();
+        let mut core = Core::new(["r".to_owned()].into(), now);
+        let mut world = World::default();
+        world.take(core.on(now, Event::Begin(vec![])))?;
+        for step in steps {
+            let event = match step {
+                Step::Want(instance, version) => {
+                    let info = info(instance, &format!("{version}.0.0"));
+                    world.wanted.insert(info.ident.clone(), info.clone());
+                    Some(Event::Update { start: vec![info], stop: vec![] })
+                }
+                Step::Drop(instance) => {
+                    let ident = info(instance, "0.0.0").ident;
+                    world.wanted.remove(&ident);
+                    Some(Event::Update { start: vec![], stop: vec![ident] })
+                }
+                Step::Finish(which, ok) => world.finish(usize::from(which), ok),
+                Step::Crash(instance) => {
+                    let info = info(instance, "0.0.0");
+                    world.running.remove(&info.ident).map(|(info, pid)| {
+                        Event::Exited { id: info.id(), pid, ended: Ended { code: Some(1), signal: None } }
+                    })
+                }
+                Step::Wait(millis) => {
+                    now += Duration::from_millis(u64::from(millis));
+                    Some(Event::Tick)
+                }
+                Step::Cm => Some(Event::CmConnected),
+            };
+            if let Some(event) = event {
+                world.take(core.on(now, event))?;
+            }
+        }
+        let start: Vec<_> = world.wanted.values().cloned().collect();
+        world.take(core.on(now, Event::Update { start, stop: vec![] }))?;
+        for _ in 0..200 {
+            while let Some(event) = world.finish(0, true) {
+                world.take(core.on(now, event))?;
+            }
+            let Some(due) = core.next_deadline() else { break };
+            now = due.max(now);
+            world.take(core.on(now, Event::Tick))?;
+        }
+        let running: BTreeMap<_, _> = world.running.iter().map(|(ident, (info, _))| (ident.clone(), info.clone())).collect();
+        prop_assert_eq!(&running, &world.wanted);
+        prop_assert!(core.statuses().iter().all(|status| status.state == InstanceState::Active));
+    }
+}

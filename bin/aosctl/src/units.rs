@@ -1,10 +1,15 @@
 //! Looking at Units.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, Refused};
 use crate::output::{Output, elements, rows, table, text};
+
+/// Between two attempts to follow a Unit while the cloud does not answer.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 pub async fn list(cloud: &Cloud, out: &Output) -> Result<()> {
     let units = cloud.get("units/").await?;
@@ -43,7 +48,16 @@ pub async fn status(cloud: &Cloud, unit: &str, watch: bool, out: &Output) -> Res
     }
     loop {
         let revision = document["revision"].as_u64().context("the cloud sent a status without revision")?;
-        let next = cloud.get(&format!("units/{unit}/status/?after={revision}&wait=30")).await?;
+        let next = match cloud.get(&format!("units/{unit}/status/?after={revision}&wait=30")).await {
+            Ok(next) => next,
+            Err(error) if error.downcast_ref::<Refused>().is_some() => return Err(error),
+            // A cloud that restarts is worth waiting for.
+            Err(error) => {
+                out.progress(&format!("{error:#}; trying again"));
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
+            }
+        };
         if next["revision"] == document["revision"] {
             continue;
         }

@@ -30,6 +30,7 @@ fn described(stream: StreamId, id: &str, state: NodeState) -> Event {
     Event::Described(stream, Box::new(node(id, state)))
 }
 
+#[allow(clippy::unnecessary_box_returns, reason = "as events and actions carry it")]
 fn pause() -> Box<Request> {
     Box::new(Request::PauseNodeRequest(v6::PauseNodeRequest::default()))
 }

@@ -17,7 +17,9 @@ mod launcher;
 mod networkmanager;
 mod nodeinfoprovider;
 mod smcontroller;
+mod storagestate;
 mod transport;
+mod unitconfig;
 mod updatemanager;
 
 use std::path::PathBuf;

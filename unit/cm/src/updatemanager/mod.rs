@@ -1,4 +1,6 @@
 //! Update manager.
 
+mod accept;
 pub mod desired;
 pub mod machine;
+mod status;

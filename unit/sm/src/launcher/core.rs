@@ -425,7 +425,10 @@ impl Core {
             }
             Err(failure) => {
                 entry.phase = Phase::Down;
-                entry.fail(failure);
+                // The failure of a wish nobody has any more concerns nobody.
+                if entry.wish.as_ref() == Some(info) {
+                    entry.fail(failure);
+                }
             }
         }
         self.drive(now, &info.ident, actions);

@@ -102,6 +102,11 @@ impl Blobs {
         tokio::task::spawn_blocking(read).await.map_err(|_| BlobError::Interrupted)?.map(Some)
     }
 
+    /// Waits until all downloads so far are in the store's counters.
+    pub async fn flush_counters(&self) {
+        self.inner.counter.flush().await;
+    }
+
     fn path(&self, blob: &Blob) -> PathBuf {
         self.inner.dir.join(&blob.sha3)
     }

@@ -43,9 +43,8 @@ impl Delivery {
         Step::Send
     }
 
-    /// The session gave up on `revision` without an acknowledgement: it is sent again on the next change or
-    /// connection, not before, because a Unit that does not acknowledge cannot read it.
-    pub fn on_given_up(&self) -> Step {
-        Step::Wait
+    /// True until the first full status of the connection was seen.
+    pub fn waits_for_full_status(&self) -> bool {
+        !self.full_seen
     }
 }

@@ -189,27 +189,16 @@ fn add_token(work: &Work<'_>, user_id: &str, hash: &[u8; 32], expires_at: i64) -
 }
 
 impl Store {
-    /// Makes the first administrator with a one-time token when there is no user at all. Returns whether
-    /// it did.
-    pub async fn bootstrap(
-        &self,
-        admin: NewAccount,
-        token_hash: [u8; 32],
-        expires_at: i64,
-    ) -> Result<bool, StoreError> {
-        self.transact(move |work| {
-            let users: i64 = work
-                .sql
-                .query_row("SELECT count(*) FROM certificates WHERE user_id IS NOT NULL", [], |row| {
-                    row.get(0)
-                })
-                .map_err(sql("count users"))?;
-            if users > 0 {
-                return Ok(false);
-            }
-            let (account, _) = ensure(work, &admin)?;
-            add_token(work, &account.id, &token_hash, expires_at)?;
-            Ok(true)
+    /// True as long as no user holds a certificate.
+    pub async fn nobody_enrolled(&self) -> Result<bool, StoreError> {
+        self.transact(|work| {
+            work.sql
+                .query_row(
+                    "SELECT NOT EXISTS (SELECT 1 FROM certificates WHERE user_id IS NOT NULL)",
+                    [],
+                    |row| row.get(0),
+                )
+                .map_err(sql("look for users"))
         })
         .await
     }

@@ -203,6 +203,13 @@ impl Store {
                 .map_err(&failed)?
                 .flatten();
             if let Some(unit_id) = unit_id {
+                // A higher number ends the present session; the Unit may come back with a good certificate.
+                work.sql
+                    .execute(
+                        "UPDATE units SET session = session + 1, online_status = 'Offline' WHERE id = ?1",
+                        [&unit_id],
+                    )
+                    .map_err(&failed)?;
                 work.touch(&unit_id)?;
             }
             Ok(changed > 0)

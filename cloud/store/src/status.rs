@@ -74,12 +74,13 @@ fn desired(work: &Work<'_>, unit_id: &str) -> Result<Option<DesiredRow>, StoreEr
 
 impl Store {
     /// Replaces a Unit's merged status by what `merge` makes of the present one, in one transaction; `None`
-    /// leaves it. The Unit is online afterwards if `session` is still its newest one and a status is known.
+    /// leaves it. The flag beside the new status tells that it is known in this session: then the Unit is
+    /// online, if `session` is still its newest one.
     pub async fn merge_status<E: Send + 'static>(
         &self,
         unit_id: &str,
         session: i64,
-        merge: impl FnOnce(Option<&str>) -> Result<Option<String>, E> + Send + 'static,
+        merge: impl FnOnce(Option<&str>) -> Result<Option<(String, bool)>, E> + Send + 'static,
     ) -> Result<Result<(), E>, StoreError> {
         let unit_id = unit_id.to_owned();
         self.transact(move |work| {
@@ -88,18 +89,17 @@ impl Store {
                 Ok(merged) => merged,
                 Err(error) => return Ok(Err(error)),
             };
-            if let Some(merged) = &merged {
-                work.sql
-                    .prepare_cached(
-                        "INSERT INTO unit_status (unit_id, merged, observed_at) VALUES (?1, ?2, ?3) \
-                         ON CONFLICT (unit_id) DO UPDATE SET merged = excluded.merged, \
-                         observed_at = excluded.observed_at",
-                    )
-                    .and_then(|mut statement| statement.execute(params![unit_id, merged, now_micros()]))
-                    .map_err(sql("store a status"))?;
-                work.touch(&unit_id)?;
-            }
-            if merged.is_some() || old.is_some() {
+            let Some((merged, known)) = merged else { return Ok(Ok(())) };
+            work.sql
+                .prepare_cached(
+                    "INSERT INTO unit_status (unit_id, merged, observed_at) VALUES (?1, ?2, ?3) \
+                     ON CONFLICT (unit_id) DO UPDATE SET merged = excluded.merged, \
+                     observed_at = excluded.observed_at",
+                )
+                .and_then(|mut statement| statement.execute(params![unit_id, merged, now_micros()]))
+                .map_err(sql("store a status"))?;
+            work.touch(&unit_id)?;
+            if known {
                 mark_online(work, &unit_id, session)?;
             }
             Ok(Ok(()))

@@ -112,7 +112,7 @@ async fn everything_is_there_after_a_restart() {
     let item = fixture.item(&["1.0.0"]).await;
     fixture.store.assign(&unit.id, &item.id, latest()).await.unwrap();
     let session = fixture.store.open_session(&unit.id).await.unwrap();
-    let merge = |_: Option<&str>| Ok::<_, ()>(Some("{}".to_owned()));
+    let merge = |_: Option<&str>| Ok::<_, ()>(Some(("{}".to_owned(), true)));
     fixture.store.merge_status(&unit.id, session, merge).await.unwrap().unwrap();
 
     let store = fixture.reopened();

@@ -1,0 +1,66 @@
+//! Reading requests: JSON bodies and list pages, with errors in our form.
+
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use bytes::Bytes;
+use http::request::Parts;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::ApiError;
+
+/// A JSON body. An absent body counts as `{}`.
+pub(crate) struct Input<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|error| match error {
+            BytesRejection::FailedToBufferBody(_) => {
+                ApiError::too_large("the request body is larger than 1 MiB or broke off")
+            }
+            other => ApiError::bad_request(other.body_text()),
+        })?;
+        let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        serde_json::from_slice(bytes).map(Self).map_err(|error| ApiError::invalid(error.to_string()))
+    }
+}
+
+/// Query parameters.
+pub(crate) struct Asked<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query.map(|Query(value)| Self(value)).map_err(|error| ApiError::invalid(error.body_text()))
+    }
+}
+
+const PAGE: u32 = 100;
+
+/// Part of a list: `limit` 1..=100, default 100, and `offset`.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Page {
+    #[serde(default)]
+    limit: Option<u32>,
+    #[serde(default)]
+    pub(crate) offset: u32,
+}
+
+impl Page {
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit.unwrap_or(PAGE).clamp(1, PAGE)
+    }
+}
+
+/// Checks a name that people choose: 1 to `max` characters, none of them a control character.
+pub(crate) fn checked_name(what: &str, text: &str, max: usize) -> Result<String, ApiError> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > max || text.chars().any(char::is_control) {
+        return Err(ApiError::invalid(format!("{what} must have 1 to {max} printable characters")));
+    }
+    Ok(text.to_owned())
+}

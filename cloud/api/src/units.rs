@@ -1,0 +1,165 @@
+//! Reading, deprovisioning and deleting Units.
+
+use aos_cloud_fleet::UnitState;
+use aos_cloud_store::{AuditEntry, now_micros};
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::Api;
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::input::{Asked, Page};
+use crate::view;
+
+#[derive(Deserialize)]
+pub(crate) struct Filter {
+    #[serde(default)]
+    system_uid: Option<String>,
+    #[serde(default)]
+    limit: Option<u32>,
+    #[serde(default)]
+    offset: u32,
+}
+
+pub(crate) async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    Asked(filter): Asked<Filter>,
+) -> Result<Json<Value>, ApiError> {
+    let limit = filter.limit.unwrap_or(100).clamp(1, 100);
+    let company = caller.unit_company()?;
+    let (units, total) = api.store.units(company, filter.system_uid, limit, filter.offset).await?;
+    Ok(Json(view::list(units.iter().map(view::unit).collect(), total, filter.offset)))
+}
+
+pub(crate) async fn show(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let unit = caller.unit(&api, &key).await?;
+    Ok(Json(view::unit(&unit)))
+}
+
+pub(crate) async fn connection_info(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let unit = caller.unit(&api, &key).await?;
+    Ok(Json(json!({
+        "is_online": unit.online != aos_cloud_store::OnlineStatus::Offline,
+        "online_status": unit.online.as_str(),
+        "last_online_changed_at": view::optional_time(unit.online_changed_at),
+    })))
+}
+
+pub(crate) async fn certificates(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let unit = caller.unit(&api, &key).await?;
+    let items = api.store.unit_certificates(&unit.id).await?;
+    let shown = items.iter().map(|certificate| {
+        let expired = !certificate.is_good(now_micros() / 1_000_000);
+        json!({
+            "type": certificate.cert_type,
+            "node_id": certificate.node_id,
+            "serial": certificate.serial,
+            "status": if expired { "expired" } else { "issued" },
+            "not_before": view::time(certificate.not_before.saturating_mul(1_000_000)),
+            "not_after": view::time(certificate.not_after.saturating_mul(1_000_000)),
+        })
+    });
+    Ok(Json(view::whole_list(shown.collect())))
+}
+
+pub(crate) async fn nodes(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let unit = caller.unit(&api, &key).await?;
+    let registered = api.store.nodes(&unit.id).await?;
+    let view = api.store.unit_view(&unit.id).await?;
+    let state = view.and_then(|view| view.status).map_or_else(UnitState::default, |status| {
+        // A state that cannot be read shows as none; the status endpoint says so.
+        serde_json::from_str(&status.merged).unwrap_or_default()
+    });
+    let shown = registered.iter().map(|node| {
+        let reported =
+            state.nodes.iter().find(|reported| reported.value.identity.key() == Some(node.node_id.as_str()));
+        json!({
+            "id": node.node_id,
+            "node_id": node.node_id,
+            "node_type": node.node_type,
+            "name": node.name,
+            "is_main": node.is_main,
+            "is_primary": node.is_main,
+            "status": reported.map_or(node.status.as_str(), |node| node.value.state.as_str()),
+            "is_connected": reported.is_some_and(|node| node.value.is_connected),
+            "info": serde_json::from_str::<Value>(&node.info).unwrap_or_default(),
+        })
+    });
+    Ok(Json(view::whole_list(shown.collect())))
+}
+
+pub(crate) async fn alerts(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Asked(page): Asked<Page>,
+) -> Result<Json<Value>, ApiError> {
+    let unit = caller.unit(&api, &key).await?;
+    let events = api.store.events(&unit.id, "alerts", page.limit()).await?;
+    let shown = events.iter().map(|(at, body)| {
+        let alert = serde_json::from_str::<Value>(body).unwrap_or_default();
+        json!({"received_at": view::time(*at), "alert": alert})
+    });
+    Ok(Json(view::whole_list(shown.collect())))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Force {
+    #[serde(default)]
+    force: bool,
+}
+
+pub(crate) async fn deprovision(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Asked(asked): Asked<Force>,
+) -> Result<StatusCode, ApiError> {
+    let unit = caller.own_unit(&api, &key).await?;
+    api.store.deprovision(&unit.id, asked.force).await?;
+    let entry = AuditEntry {
+        actor: caller.name(),
+        action: "deprovisioned",
+        object: unit.system_uid,
+        detail: String::new(),
+    };
+    api.store.audit(entry).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn forget(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let unit = caller.own_unit(&api, &key).await?;
+    api.store.delete_unit(&unit.id).await?;
+    let entry = AuditEntry {
+        actor: caller.name(),
+        action: "deleted",
+        object: unit.system_uid,
+        detail: String::new(),
+    };
+    api.store.audit(entry).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

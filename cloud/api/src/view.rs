@@ -1,0 +1,52 @@
+//! Shapes that several answers share.
+
+use aos_cloud_store::{Item, Unit};
+use serde_json::{Value, json};
+
+/// A moment given in microseconds since 1970, as RFC 3339.
+pub(crate) fn time(micros: i64) -> Value {
+    jiff::Timestamp::from_microsecond(micros).map_or(Value::Null, |time| time.to_string().into())
+}
+
+/// The same for a moment that may not have come yet.
+pub(crate) fn optional_time(micros: Option<i64>) -> Value {
+    micros.map_or(Value::Null, time)
+}
+
+/// A list answer.
+pub(crate) fn list(items: Vec<Value>, total: i64, offset: u32) -> Value {
+    json!({"items": items, "total": total, "offset": offset})
+}
+
+/// A list that always fits one page.
+pub(crate) fn whole_list(items: Vec<Value>) -> Value {
+    json!({"total": items.len(), "items": items, "offset": 0})
+}
+
+pub(crate) fn unit(unit: &Unit) -> Value {
+    json!({
+        "id": unit.id,
+        "system_uid": unit.system_uid,
+        "status": if unit.provisioned { "provisioned" } else { "new" },
+        "online_status": unit.online.as_str(),
+        "last_online_changed_at": optional_time(unit.online_changed_at),
+        "created_at": time(unit.created_at),
+        "revision": unit.revision,
+        "oem": {"id": unit.company_id},
+        "unit_model": {"name": unit.model_name, "version": unit.model_version},
+        "subject": {"id": unit.subject_id, "is_group": true, "is_protected": true},
+        "fleet": null,
+        "unit_sets": [],
+    })
+}
+
+pub(crate) fn item(item: &Item) -> Value {
+    json!({
+        "id": item.id,
+        "type": item.kind,
+        "codename": item.codename,
+        "title": item.title,
+        "owner": {"id": item.company_id, "type": item.company_kind},
+        "created_at": time(item.created_at),
+    })
+}

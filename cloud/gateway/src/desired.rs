@@ -1,0 +1,73 @@
+//! The current desired status of a Unit, from the store through the rules of the fleet.
+
+use aos_cloud_fleet::{
+    Assigned, OwnerKind, Signing, Target, UnitState, desired_status, diverges, is_settled,
+};
+use aos_cloud_protocol::DesiredStatus;
+use aos_cloud_store::{AssignedItem, DesiredRow, Store, Unit};
+use aos_ids::{Digest, ItemKind};
+
+use crate::error::GatewayError;
+
+/// A desired status and where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Current {
+    pub(crate) row: DesiredRow,
+    pub(crate) status: DesiredStatus,
+}
+
+/// Computes the desired status of a Unit; a new revision when it differs from the last one.
+pub(crate) async fn renew(store: &Store, unit_id: &str, signing: &Signing) -> Result<Current, GatewayError> {
+    let signing = signing.clone();
+    let build = move |unit: &Unit, assigned: &[AssignedItem]| -> Result<String, GatewayError> {
+        let target = Target {
+            subject_id: unit.subject_id.clone(),
+            assigned: assigned.iter().map(assignment).collect::<Result<_, _>>()?,
+            signing,
+        };
+        let (status, skipped) = desired_status(&target);
+        for skip in skipped {
+            tracing::warn!(
+                unit = unit.system_uid,
+                "item {} is left out: it has no version {}",
+                skip.item_id,
+                skip.version
+            );
+        }
+        serde_json::to_string(&status).map_err(GatewayError::document("desired status"))
+    };
+    let row = store.renew_desired(unit_id, build).await??;
+    let status = serde_json::from_str(&row.payload).map_err(GatewayError::document("desired status"))?;
+    Ok(Current { row, status })
+}
+
+/// True when the Unit's stored status differs from what is desired and no update is under way.
+pub(crate) async fn is_lost(
+    store: &Store,
+    unit_id: &str,
+    desired: &DesiredStatus,
+) -> Result<bool, GatewayError> {
+    let view = store.unit_view(unit_id).await?;
+    let Some(status) = view.and_then(|view| view.status) else { return Ok(false) };
+    let state: UnitState = serde_json::from_str(&status.merged).map_err(GatewayError::document("status"))?;
+    Ok(diverges(desired, &state) && is_settled(&state))
+}
+
+fn assignment(row: &AssignedItem) -> Result<Assigned, GatewayError> {
+    let kind: ItemKind = row.assignment.kind.parse().map_err(|_| GatewayError::Value("item type"))?;
+    let version = |version: &aos_cloud_store::VersionRow| {
+        let digest: Digest = version.index_digest.parse().map_err(|_| GatewayError::Value("index digest"))?;
+        Ok((version.version.clone(), digest))
+    };
+    Ok(Assigned {
+        item_id: row.assignment.item_id.clone(),
+        kind,
+        owner_id: row.owner_id.clone(),
+        owner_kind: if row.owner_kind == "sp" { OwnerKind::ServiceProvider } else { OwnerKind::Oem },
+        version: row.assignment.version.clone(),
+        known: row.versions.iter().map(version).collect::<Result<_, GatewayError>>()?,
+        num_instances: row.assignment.num_instances,
+        priority: row.assignment.priority,
+        labels: row.assignment.labels.clone(),
+    })
+}

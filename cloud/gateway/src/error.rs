@@ -1,0 +1,41 @@
+//! What can go wrong while serving Units.
+
+/// Errors of the gateway.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The store refused.
+    #[error("cannot reach the store")]
+    Store(#[from] aos_cloud_store::StoreError),
+    /// A blob cannot be described.
+    #[error("cannot describe a blob")]
+    Blob(#[from] aos_cloud_blobs::BlobError),
+    /// A stored document cannot be read back or written.
+    #[error("a stored {what} cannot be used")]
+    Document {
+        /// Which one.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A stored value is not what it must be.
+    #[error("a stored {0} is not valid")]
+    Value(&'static str),
+}
+
+impl GatewayError {
+    pub(crate) fn document(what: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
+        move |source| Self::Document { what, source }
+    }
+}
+
+/// An error with its causes, for the log.
+pub(crate) fn full_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

@@ -31,12 +31,14 @@ pub async fn create_user(
     {
         bail!("profile '{name}' exists already; choose another name for --save-profile");
     }
-    let request = json!({
+    let mut request = json!({
         "role": create.role.word(),
         "company": create.company,
         "username": create.username,
-        "email": create.email,
     });
+    if !create.email.is_empty() {
+        request["email"] = json!(create.email);
+    }
     let created = cloud.post("users/", &request).await.context("cannot create the user")?;
     let Some(name) = &create.save_profile else {
         return out.show(&created, |user| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aos_supervise::{Shutdown, TaskTree};
-use aos_tls::{ClientAuth, Incoming, Protocol};
+use aos_tls::{ClientAuth, IdentitySlot, Incoming, Protocol};
 use tokio::sync::Semaphore;
 
 use crate::certhandler::{CertHandler, Handler};
@@ -17,7 +17,9 @@ use crate::iamserver::{self, Api, MAX_CERT_SUBSCRIPTIONS};
 use crate::localstatus::{self, Sources};
 use crate::nodemanager::Side;
 use crate::worker::{self, Worker};
-use crate::{Error, config, identhandler, nodemanager, ownidentity, permhandler, provisionmanager};
+use crate::{
+    Error, config, iamclient, identhandler, nodemanager, ownidentity, permhandler, provisionmanager,
+};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Threads for token, database and external programs; they end when idle.
@@ -64,7 +66,6 @@ impl App {
     /// Starts everything; on success both servers listen. `run_dir` is for the local status.
     pub async fn start(args: Args, run_dir: PathBuf, shutdown: Shutdown) -> Result<Self, Error> {
         let config = config::load(&args.config)?;
-        refuse_secondary(&config)?;
         let mut tree = TaskTree::new(shutdown);
 
         let store = Store::open(&config.raw.working_dir)?;
@@ -95,7 +96,8 @@ impl App {
             provisionmanager::open(&config.raw, node, certs.clone(), system_id.clone());
         tree.spawn("provisioning", |stop| task.run(stop));
 
-        let (public, protected) = listen(&mut tree, &config, &certs, args.provisioning).await?;
+        let (public, protected, slot) = listen(&mut tree, &config, &certs, args.provisioning).await?;
+        let link = iamclient::open(&config, &certs, &own, &provisioning, slot)?;
         let (public_addr, protected_addr) = (public.local_addr(), protected.local_addr());
         let api = Api {
             certs: certs.clone(),
@@ -114,6 +116,9 @@ impl App {
         tree.spawn("protected server", |stop| {
             iamserver::serve(Api { stop, ..api }, Side::Protected, protected)
         });
+        if let Some(link) = link {
+            tree.spawn("main node link", |stop| link.run(stop));
+        }
         let sources = Sources { node: own, certs, system_id, provisioning: args.provisioning };
         tree.spawn("local status", |stop| localstatus::serve(run_dir, sources, stop));
 
@@ -145,16 +150,6 @@ impl App {
     }
 }
 
-fn refuse_secondary(config: &Checked) -> Result<(), Error> {
-    let raw = &config.raw;
-    if raw.main_iam_public_server_url.is_empty() || raw.main_iam_protected_server_url.is_empty() {
-        return Ok(());
-    }
-    Err(Error::NotSupported(
-        "mainIAMPublicServerURL and mainIAMProtectedServerURL: secondary nodes are not supported yet".into(),
-    ))
-}
-
 async fn open_certificates(
     tree: &mut TaskTree,
     config: &Checked,
@@ -176,7 +171,7 @@ async fn listen(
     config: &Checked,
     certs: &CertHandler,
     provisioning: bool,
-) -> Result<(Incoming, Incoming), Error> {
+) -> Result<(Incoming, Incoming, Option<IdentitySlot>), Error> {
     let public_url = &config.raw.iam_public_server_url;
     let protected_url = &config.raw.iam_protected_server_url;
     let failed = |doing: String| move |source| Error::Tls { doing, source: Box::new(source) };
@@ -185,7 +180,7 @@ async fn listen(
             Incoming::bind_plain(public_url).await.map_err(failed("open the public server".into()))?;
         let protected =
             Incoming::bind_plain(protected_url).await.map_err(failed("open the protected server".into()))?;
-        return Ok((public, protected));
+        return Ok((public, protected, None));
     }
     let roots = aos_tls::roots_from_pem_file(&config.raw.ca_cert)
         .map_err(failed(format!("use caCert '{}'", config.raw.ca_cert.display())))?;
@@ -203,5 +198,5 @@ async fn listen(
     let protected = Incoming::bind_tls(protected_url, &protected_tls, Protocol::Grpc)
         .await
         .map_err(failed("open the protected server".into()))?;
-    Ok((public, protected))
+    Ok((public, protected, Some(slot)))
 }

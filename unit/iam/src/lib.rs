@@ -5,8 +5,7 @@
 //! the main node it also knows the Unit's identity and all nodes. Two gRPC servers: the public one for
 //! questions, the protected one for orders.
 //!
-//! Limits of this version: one main node, which takes secondary nodes' streams but is not one itself;
-//! `iamanager.v6` only; no VIS identifier.
+//! Limits of this version: `iamanager.v6` only; no VIS identifier.
 
 mod app;
 mod certhandler;
@@ -14,6 +13,7 @@ mod config;
 mod currentnode;
 mod database;
 mod error;
+mod iamclient;
 mod iamserver;
 mod identhandler;
 mod localstatus;

@@ -35,6 +35,9 @@ mod protected;
 mod public;
 mod streams;
 
+pub use convert::node_to_wire;
+pub use public::cert_to_wire;
+
 use protected::Protected;
 use public::Public;
 

@@ -198,11 +198,11 @@ impl IamPublicNodesService for Public {
         if self.api.stop.is_triggered() {
             return Err(Status::cancelled("the node controller is stopping"));
         }
-        let (stream, requests) = self
-            .nodes()?
-            .open_stream(self.side)
-            .await
-            .map_err(|error| Status::cancelled(error.to_string()))?;
+        let opened = self.nodes()?.open_stream(self.side).await;
+        let (stream, requests) = opened.map_err(|error| match error {
+            Error::Stopping => Status::cancelled("the node controller is stopping"),
+            other => failed(&other),
+        })?;
         let (out, answers) = mpsc::channel(STREAM_QUEUE);
         let stop = self.api.stop.clone();
         let inbound = request.into_inner();

@@ -238,6 +238,11 @@ impl Controller {
             self.unlink(id, actions);
             return;
         }
+        if stream.side == Side::Public && self.is_linked_on(Side::Protected, &info.node_id) {
+            tracing::warn!("somebody on the public server claims to be the connected node {}", info.node_id);
+            self.unlink(id, actions);
+            return;
+        }
         if stream.node.as_ref().is_some_and(|node| *node != info.node_id) {
             self.unlink(id, actions);
         }
@@ -250,6 +255,10 @@ impl Controller {
             stream.node = None;
         }
         actions.push(Action::Connected(id, info));
+    }
+
+    fn is_linked_on(&self, side: Side, node: &str) -> bool {
+        self.links.get(node).and_then(|id| self.streams.get(id)).is_some_and(|stream| stream.side == side)
     }
 
     fn unlink(&mut self, id: StreamId, actions: &mut Vec<Action>) {

@@ -31,12 +31,14 @@ use table::Keep;
 
 const QUEUE: usize = 64;
 const STREAM_QUEUE: usize = 16;
+/// Streams at the same time: the public server takes them from everybody.
+const MAX_STREAMS: usize = 64;
 
 /// What a stream's writer gets: requests, then possibly the reason why it ends.
 pub type ToNode = Result<Request, String>;
 
 enum Command {
-    Open(Side, oneshot::Sender<(StreamId, mpsc::Receiver<ToNode>)>),
+    Open(Side, oneshot::Sender<Result<(StreamId, mpsc::Receiver<ToNode>), Error>>),
     Stream(StreamEvent),
     Call(String, Box<Request>, oneshot::Sender<Result<Box<Message>, CallError>>),
     SetState(String, NodeState, oneshot::Sender<Result<(), Error>>),
@@ -107,7 +109,7 @@ impl NodeManager {
     pub async fn open_stream(&self, side: Side) -> Result<(NodeStream, mpsc::Receiver<ToNode>), Error> {
         let (answer, result) = oneshot::channel();
         self.commands.send(Command::Open(side, answer)).await.map_err(|_| Error::Stopping)?;
-        let (id, requests) = result.await.map_err(|_| Error::Stopping)?;
+        let (id, requests) = result.await.map_err(|_| Error::Stopping)??;
         Ok((NodeStream { id, commands: self.commands.clone() }, requests))
     }
 
@@ -213,11 +215,15 @@ impl Task {
 
     async fn command(&mut self, command: Command) -> Result<Option<Event>, Error> {
         Ok(match command {
+            Command::Open(_, answer) if self.writers.len() >= MAX_STREAMS => {
+                let _ = answer.send(Err(Error::TooMany("too many streams of nodes".into())));
+                None
+            }
             Command::Open(side, answer) => {
                 self.last_stream += 1;
                 let (writer, requests) = mpsc::channel(STREAM_QUEUE);
                 self.writers.insert(self.last_stream, writer);
-                if answer.send((self.last_stream, requests)).is_err() {
+                if answer.send(Ok((self.last_stream, requests))).is_err() {
                     self.writers.remove(&self.last_stream);
                     return Ok(None);
                 }

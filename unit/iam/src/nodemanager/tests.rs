@@ -76,6 +76,18 @@ fn a_node_cannot_pose_as_the_main_node() {
     assert!(matches!(actions[..], [Action::End(1, _)]));
 }
 
+// The public server knows nobody: a connected node that has proved itself cannot be displaced there.
+#[test]
+fn a_stranger_cannot_displace_a_connected_node() {
+    let now = Instant::now();
+    let mut controller = connected(now);
+    controller.on(now, Event::Opened(2, Side::Public));
+    assert_eq!(controller.on(now, described(2, "node", NodeState::Unprovisioned)), []);
+    assert_eq!(controller.on(now, Event::Closed(1)), [Action::Disconnected("node".into())]);
+    let actions = controller.on(now, described(2, "node", NodeState::Unprovisioned));
+    assert!(matches!(actions[..], [Action::Connected(2, _)]), "a node that was reset comes back");
+}
+
 #[test]
 fn the_end_of_an_older_stream_is_not_the_end_of_the_node() {
     let now = Instant::now();

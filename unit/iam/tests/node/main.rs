@@ -6,6 +6,7 @@ mod certificates;
 mod nodes;
 mod provisioning;
 mod rig;
+mod secondary;
 mod start;
 
 /// Not a test: what the other tests start as their daemon.

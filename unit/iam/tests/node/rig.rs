@@ -99,6 +99,13 @@ impl Rig {
         self.dir.join(name)
     }
 
+    /// Another node beside this one, with the same SoftHSM.
+    pub fn beside(&self, name: &str) -> Self {
+        let dir = self.path(name);
+        std::fs::create_dir(&dir).unwrap();
+        Self { dir }
+    }
+
     /// Writes what every node has; `change` may alter the configuration.
     pub fn prepare(&self, change: impl FnOnce(&mut Value)) {
         let text = |name: &str| self.path(name).to_string_lossy().into_owned();

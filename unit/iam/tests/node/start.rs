@@ -43,11 +43,6 @@ fn wrong_configurations_are_refused_with_file_key_and_reason() {
         assert!(rig.start_refused("provisioning").await.contains("not supported yet"));
         rig.prepare(|config| config["identifier"] = json!(null));
         assert!(rig.start_refused("provisioning").await.contains("main node needs an 'identifier'"));
-        rig.prepare(|config| {
-            config["mainIAMPublicServerURL"] = json!("main:8090");
-            config["mainIAMProtectedServerURL"] = json!("main:8089");
-        });
-        assert!(rig.start_refused("provisioning").await.contains("secondary nodes"));
         rig.prepare(|config| config["certModules"][0]["params"]["library"] = json!("/nowhere/lib.so"));
         assert!(rig.start_refused("provisioning").await.contains("/nowhere/lib.so"));
     });

@@ -280,6 +280,8 @@ fn write_files(places: &Places, cloud: &Cloud, system_id: &str) -> Result<()> {
     write("resources.cfg", "[]")?;
     write("softhsm2.conf", &unit_config::softhsm_conf(places))?;
     write("iam.cfg", &document(&unit_config::iam(places, "testbed-main")?))?;
-    write("cm.cfg", &document(&unit_config::cm(places)))?;
+    let [units, ..] = cloud.endpoints().ports()?;
+    let discovery = format!("https://localhost:{units}/sd/v7/");
+    write("cm.cfg", &document(&unit_config::cm(places, &discovery)))?;
     write("sm.cfg", &document(&unit_config::sm(places)))
 }

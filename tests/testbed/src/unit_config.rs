@@ -98,9 +98,10 @@ pub fn iam(places: &Places, node_type: &str) -> Result<Value> {
     }))
 }
 
-/// `cm.cfg`; the cloud is found through the online certificate.
-pub fn cm(places: &Places) -> Value {
+/// `cm.cfg`; `discovery` is used where the online certificate names no cloud.
+pub fn cm(places: &Places, discovery: &str) -> Value {
     json!({
+        "serviceDiscoveryUrl": discovery,
         "caCert": places.text("root.pem"),
         "certStorage": "cm",
         "workingDir": places.text("cm"),

@@ -1,10 +1,15 @@
 //! A service that the cloud asks for runs on a Unit: the whole path, with update and removal.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aos_testbed::stage::{instances, since_desired_sent};
 use aos_testbed::{HttpService, Site, Stage, http, service, wait_for_or_last};
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -24,8 +29,11 @@ fn expect_page(stage: &Stage, text: &str) {
 
 #[test]
 fn a_service_is_installed_started_updated_and_removed() {
-    let site = Site::new("e2e-runs").unwrap();
-    let mut stage = Stage::online(site, "e2e-unit", |step| eprintln!("{step}")).unwrap();
+    let site = Arc::new(Site::new("e2e-runs").unwrap());
+    let mut stage = Stage::provisioned(site, "e2e-unit", &mut |step: &str| eprintln!("{step}")).unwrap();
+    let messages = stage.unit.log_messages().unwrap();
+    stage.unit.start_all().unwrap();
+    stage.wait_online(LIMIT).unwrap();
     let dir = stage.site.dir().to_path_buf();
 
     let first = HttpService::new(&dir.join("one"), "web", "one").unwrap();
@@ -69,4 +77,44 @@ fn a_service_is_installed_started_updated_and_removed() {
     })
     .unwrap();
     stage.unit.check_running().unwrap();
+    let kinds = messages_are_valid(&messages);
+    for kind in ["unitStatus", "desiredStatus", "requestBlobUrls", "blobUrls", "ack"] {
+        assert!(kinds.contains(kind), "no {kind} among {kinds:?}");
+    }
+}
+
+/// Every message that went either way fits the published schema; returns the kinds seen.
+fn messages_are_valid(log: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(log).unwrap();
+    let frames: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line.split_once(": ").unwrap().1).unwrap()).collect();
+    if let Some(schema) = published_schema() {
+        for frame in &frames {
+            let errors: Vec<String> = schema
+                .iter_errors(frame)
+                .map(|error| format!("{}: {error}", error.instance_path()))
+                .collect();
+            assert!(errors.is_empty(), "{errors:#?} in {frame:#}");
+        }
+    }
+    frames
+        .iter()
+        .filter_map(|frame| frame.pointer("/data/messageType")?.as_str().map(str::to_owned))
+        .collect()
+}
+
+/// The schema is data of others and not kept here; the environment variable `AOS_SHARED` tells where it is.
+fn published_schema() -> Option<jsonschema::Validator> {
+    let root = std::env::var_os("AOS_SHARED")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
+    let Ok(text) = fs::read(root.join("schema/aos-unit-messages-v7.schema.json")) else {
+        eprintln!("skipped the comparison with the schema: it is not on this machine");
+        return None;
+    };
+    let schema: Value = serde_json::from_slice(&text).unwrap();
+    let bytes = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte));
+    let uuid =
+        |text: &str| text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let options = jsonschema::options().should_validate_formats(true);
+    Some(options.with_format("base64", bytes).with_format("uuid4", uuid).build(&schema).unwrap())
 }

@@ -113,7 +113,6 @@ pub fn cm(places: &Places, discovery: &str) -> Value {
         "fileServerUrl": "localhost:8094",
         "dnsStoragePath": places.text("dns"),
         "unitStatusSendTimeout": "200ms",
-        "cloudMessageLog": places.text("log/messages.jsonl"),
         "imageManager": {"installPath": places.text("cm/install"), "downloadPath": places.text("cm/download")},
         "migration": {"migrationPath": places.text("migration"), "mergedMigrationPath": places.text("cm/migration")},
     })

@@ -1,12 +1,48 @@
 //! What ends the Communication Manager.
 
-/// Why the process cannot go on.
+use std::path::PathBuf;
+
+/// Why the process cannot start or go on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The configuration file is missing or wrong.
-    #[error("reading the configuration")]
+    /// The configuration file is missing or wrong; the message names file, key and reason.
+    #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
     /// The runtime could not be built.
     #[error("starting the asynchronous runtime")]
     Runtime(#[source] std::io::Error),
+    /// A directory of ours cannot be made.
+    #[error("making directory {}", dir.display())]
+    Directory {
+        /// Which.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: aos_durable::DurableError,
+    },
+    /// The database cannot be used.
+    #[error("opening what is stored")]
+    Database(#[from] crate::database::StoreError),
+    /// The folders of blobs cannot be used.
+    #[error("opening the stored items")]
+    Blobs(#[from] aos_content_store::StoreError),
+    /// The root certificates cannot be read.
+    #[error("reading the root certificates {}", path.display())]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: aos_durable::DurableError,
+    },
+    /// TLS cannot be set up, or the address cannot be listened on.
+    #[error("setting up secure connections")]
+    Tls(#[from] aos_tls::TlsError),
+    /// The link to IAM cannot be made.
+    #[error("setting up the link to IAM")]
+    Iam(#[from] aos_iam_link::LinkError),
+    /// A task ended that should not.
+    #[error(transparent)]
+    Task(#[from] aos_supervise::TaskError),
 }

@@ -6,6 +6,7 @@
 //!
 //! Limits: 64 items, 256 instances, 16 nodes, 4 networks for a Unit, as every peer of the protocol has them.
 
+mod alerts;
 mod app;
 mod communication;
 mod config;
@@ -14,6 +15,7 @@ mod error;
 mod imagemanager;
 mod images;
 mod launcher;
+mod monitoring;
 mod networkmanager;
 mod nodeinfoprovider;
 mod smcontroller;

@@ -29,6 +29,8 @@ struct Entry {
     reported: bool,
     /// Since when its Service Manager is missing.
     missing: Option<Instant>,
+    /// Since when it is waited for, until it has told about its instances.
+    awaited: Option<Instant>,
     /// Why pausing or resuming failed; told once.
     remembered: Option<ErrorInfo>,
 }
@@ -68,6 +70,9 @@ impl Nodes {
             if entry.expects_sm() && !entry.linked {
                 entry.missing.get_or_insert(now);
             }
+            if entry.expects_sm() && !entry.reported {
+                entry.awaited.get_or_insert(now);
+            }
         }
     }
 
@@ -84,14 +89,15 @@ impl Nodes {
     /// The node's Service Manager is gone.
     pub fn sm_gone(&mut self, id: &NodeId, now: Instant) {
         if let Some(entry) = self.entries.get_mut(id) {
-            (entry.linked, entry.reported, entry.missing) = (false, false, Some(now));
+            (entry.linked, entry.reported) = (false, false);
+            (entry.missing, entry.awaited) = (Some(now), Some(now));
         }
     }
 
     /// The node has told about all its instances since it connected.
     pub fn reported(&mut self, id: &NodeId) {
         if let Some(entry) = self.entries.get_mut(id) {
-            entry.reported = true;
+            (entry.reported, entry.awaited) = (true, None);
         }
     }
 
@@ -113,6 +119,22 @@ impl Nodes {
         deadlines.filter(|deadline| *deadline > now).min()
     }
 
+    /// Whether IAM says that the node is paused; `None` when it is neither that nor provisioned.
+    pub fn is_paused(&self, id: &NodeId) -> Option<bool> {
+        match self.entries.get(id)?.iam_state() {
+            NodeState::Paused => Some(true),
+            NodeState::Provisioned => Some(false),
+            _ => None,
+        }
+    }
+
+    /// True when IAM knows the node but it cannot have instances now, or has been silent for too long.
+    pub fn is_lost(&self, id: &NodeId, now: Instant) -> bool {
+        self.entries
+            .get(id)
+            .is_some_and(|entry| entry.iam.is_some() && self.state(entry, now) != NodeState::Provisioned)
+    }
+
     /// Nodes whose link stands.
     pub fn connected(&self) -> impl Iterator<Item = &NodeId> {
         self.entries.iter().filter(|(_, entry)| entry.linked).map(|(id, _)| id)
@@ -124,19 +146,20 @@ impl Nodes {
         linked.map(|(id, entry)| (id.clone(), entry.kind().to_owned())).collect()
     }
 
-    /// True when every provisioned node has told about its instances, or has been missing for `patience`.
+    /// True when every provisioned node has told about its instances, or was waited for as long as `patience`.
     /// False while no node is known at all.
     pub fn ready(&self, now: Instant, patience: Duration) -> bool {
         let mut expected = self.entries.values().filter(|entry| entry.expects_sm());
         !self.entries.is_empty()
             && expected.all(|entry| {
-                entry.reported || entry.missing.is_some_and(|since| now.duration_since(since) >= patience)
+                entry.reported || entry.awaited.is_some_and(|since| now.duration_since(since) >= patience)
             })
     }
 
-    /// When the wait of [`Nodes::ready`] ends at the latest.
-    pub fn ready_deadline(&self, patience: Duration) -> Option<Instant> {
-        self.entries.values().filter_map(|entry| Some(entry.missing? + patience)).max()
+    /// When the wait of [`Nodes::ready`] is to be looked at again.
+    pub fn ready_deadline(&self, now: Instant, patience: Duration) -> Option<Instant> {
+        let deadlines = self.entries.values().filter_map(|entry| Some(entry.awaited? + patience));
+        deadlines.filter(|deadline| *deadline > now).min()
     }
 
     /// Partitions of the node `id` that hold `kind` of data: their path and size in bytes.

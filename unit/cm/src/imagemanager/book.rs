@@ -51,6 +51,20 @@ impl Book {
         &self.records
     }
 
+    /// Follows changes of another copy of the book.
+    pub fn follow(&mut self, changes: Vec<Change>) {
+        for (key, record) in changes {
+            match record {
+                Some(record) => {
+                    self.records.insert(key, record);
+                }
+                None => {
+                    self.records.remove(&key);
+                }
+            }
+        }
+    }
+
     /// One record.
     pub fn get(&self, id: &ItemId, version: &str) -> Option<&Record> {
         self.records.get(&(id.clone(), version.to_owned()))

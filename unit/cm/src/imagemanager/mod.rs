@@ -254,7 +254,7 @@ impl Task {
         Ok(())
     }
 
-    async fn tell(&self, event: Event) {
+    async fn tell(&mut self, event: Event) {
         // Without the coordinator there is nobody to tell: the process stops.
         let _ = self.events.send(event).await;
     }

@@ -1,6 +1,9 @@
 //! Launcher: decides where instances run, keeps their records and derives what each node has to do.
 
 pub mod core;
+pub mod links;
+pub mod messages;
 pub mod numbers;
 pub mod placement;
 pub mod records;
+pub mod store;

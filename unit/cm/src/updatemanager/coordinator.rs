@@ -1,0 +1,451 @@
+//! The task that owns the cores.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use aos_cloud_protocol::Body;
+use aos_content_store::Store;
+use aos_iam_link::IamLink;
+use aos_ids::{NodeId, SubjectId, SystemId};
+use aos_supervise::Shutdown;
+use aos_unit_api::iamanager::v6;
+use aos_unit_api::iamanager::v6::iam_nodes_service_client::IamNodesServiceClient;
+use rusqlite::Connection;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::desired::DesiredNode;
+use super::machine::{Action, Event, Machine, UpdateState};
+use super::status::{Reporter, Snapshot};
+use crate::communication::{self, Communication};
+use crate::config::Config;
+use crate::database::{self, StoreError};
+use crate::imagemanager::book::Book;
+use crate::imagemanager::{self, ImageManager};
+use crate::launcher::core::Launcher;
+use crate::launcher::links::Links;
+use crate::launcher::records::RunRequest;
+use crate::launcher::store;
+use crate::nodeinfoprovider::Nodes;
+use crate::smcontroller::{self, SmController};
+use crate::storagestate::StorageState;
+use crate::unitconfig::{self, UnitConfigs};
+use crate::{alerts, monitoring};
+
+/// Longest time of a call to IAM about a node.
+const NODE_CALL_TIME: Duration = Duration::from_secs(10);
+/// How often unwanted instances are looked for.
+const EXPIRE_PERIOD: Duration = Duration::from_secs(24 * 3600);
+
+/// Why the coordinator cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    /// What must survive could not be stored.
+    #[error("keeping the state of the Unit")]
+    Store(#[from] StoreError),
+    /// A module does not take commands any more.
+    #[error("module {0} does not take commands")]
+    Stuck(&'static str),
+}
+
+/// Result of the stage `installing`.
+pub(super) struct Configured {
+    cycle: u64,
+    config: Option<Result<aos_item_format::UnitConfig, unitconfig::Refused>>,
+    node_errors: Vec<(NodeId, aos_status::ErrorInfo)>,
+}
+
+/// What the coordinator works with.
+pub struct Parts {
+    /// Its own connection.
+    pub db: Connection,
+    /// The cloud.
+    pub cloud: Communication,
+    /// What the cloud says.
+    pub cloud_events: mpsc::Receiver<communication::Event>,
+    /// Items.
+    pub images: ImageManager,
+    /// The book as it was at start.
+    pub book: Book,
+    /// What the image manager says.
+    pub image_events: mpsc::Receiver<imagemanager::Event>,
+    /// Nodes.
+    pub controller: SmController,
+    /// What the nodes say.
+    pub sm_events: mpsc::Receiver<smcontroller::Event>,
+    /// IAM.
+    pub iam: IamLink,
+    /// Verified blobs.
+    pub store: Store,
+    /// Identity of the Unit, once known.
+    pub system_id: watch::Receiver<Option<SystemId>>,
+    /// The node we run on, once known.
+    pub main_node: watch::Receiver<Option<NodeId>>,
+    /// Identity for the cloud, for its date of expiry.
+    pub online: watch::Receiver<Option<Arc<aos_token::Identity>>>,
+    /// Our own identity on the Unit.
+    pub own: watch::Receiver<Option<Arc<aos_token::Identity>>>,
+    /// Questions for the local status.
+    pub questions: mpsc::Receiver<oneshot::Sender<Value>>,
+}
+
+/// The task.
+pub struct Coordinator {
+    pub(super) parts: Parts,
+    pub(super) machine: Machine,
+    pub(super) launcher: Launcher,
+    pub(super) nodes: Nodes,
+    pub(super) configs: UnitConfigs,
+    pub(super) reporter: Reporter,
+    pub(super) links: Links,
+    pub(super) data: StorageState,
+    pub(super) subjects: BTreeSet<SubjectId>,
+    pub(super) patience: Duration,
+    pub(super) alerts: alerts::Waiting,
+    pub(super) samples: monitoring::Waiting,
+    /// Nodes that the last balancing could use.
+    pub(super) placed_on: BTreeSet<NodeId>,
+    /// Nodes that could be used when they were last looked at.
+    pub(super) seen: BTreeSet<NodeId>,
+    /// The stage `launching` waits for nodes.
+    launching: Option<u64>,
+    configured: (mpsc::Sender<Configured>, mpsc::Receiver<Configured>),
+    certificate: String,
+    unit_config_file: PathBuf,
+    machine_timer: Option<Instant>,
+    /// Instances that are starting since the start of the process are given up then.
+    start_timer: Option<Instant>,
+    expire_timer: Instant,
+    instance_ttl: Duration,
+}
+
+impl Coordinator {
+    /// Takes up everything that is stored.
+    pub fn open(config: &Config, parts: Parts) -> Result<Self, StoreError> {
+        let machine = Machine::new(database::document(&parts.db, database::UPDATE)?);
+        let requests: Option<Vec<RunRequest>> = database::document(&parts.db, database::REQUESTS)?;
+        let launcher = Launcher::new(requests.unwrap_or_default(), store::load(&parts.db)?);
+        let now = Instant::now();
+        Ok(Self {
+            parts,
+            machine,
+            launcher,
+            nodes: Nodes::new(config.sm_connection_timeout),
+            configs: UnitConfigs::load(&config.unit_config_file),
+            reporter: Reporter::new(config.unit_status_send_timeout),
+            links: Links::default(),
+            data: StorageState::new(&config.storage_dir, &config.state_dir),
+            subjects: BTreeSet::new(),
+            patience: config.nodes_connection_timeout,
+            alerts: alerts::Waiting::new(config.alerts_send_period),
+            samples: monitoring::Waiting::new(config.monitoring_send_period),
+            placed_on: BTreeSet::new(),
+            seen: BTreeSet::new(),
+            launching: None,
+            configured: mpsc::channel(4),
+            certificate: config.cert_storage.clone(),
+            unit_config_file: config.unit_config_file.clone(),
+            machine_timer: None,
+            start_timer: Some(now + config.nodes_connection_timeout),
+            expire_timer: now,
+            instance_ttl: config.instance_ttl,
+        })
+    }
+
+    /// Runs until told to stop.
+    pub async fn run(mut self, stop: Shutdown) -> Result<(), CoordinatorError> {
+        let mut iam_nodes = self.parts.iam.watch_nodes();
+        let mut iam_subjects = self.parts.iam.watch_subjects();
+        let started = self.machine.on(Instant::now(), Event::Started);
+        if self.machine.state() != UpdateState::None {
+            tracing::info!("the update goes on at '{}'", self.machine.state().as_str());
+        }
+        self.act(started)?;
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                () = stop.wait() => return Ok(()),
+                Some(event) = self.parts.cloud_events.recv() => self.on_cloud(event)?,
+                Some(event) = self.parts.image_events.recv() => self.on_images(event)?,
+                Some(event) = self.parts.sm_events.recv() => self.on_node(event)?,
+                Some(done) = self.configured.1.recv() => self.on_configured(done)?,
+                Some(node) = iam_nodes.recv() => {
+                    self.nodes.iam_says(node, Instant::now());
+                    self.reporter.touch(Instant::now());
+                    self.nodes_changed()?;
+                }
+                Some(subjects) = iam_subjects.recv() => {
+                    self.subjects = subjects.into_iter().filter_map(|subject| subject.parse().ok()).collect();
+                    self.rebalance_for_subjects()?;
+                    self.reporter.touch(Instant::now());
+                }
+                Some(question) = self.parts.questions.recv() => {
+                    let _ = question.send(self.document());
+                }
+                () = sleep_until(deadline) => self.on_time()?,
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let connected = *self.parts.cloud.connected().borrow();
+        let telemetry =
+            if connected { [self.alerts.deadline(), self.samples.deadline()] } else { [None, None] };
+        [
+            self.machine_timer,
+            self.start_timer,
+            Some(self.expire_timer),
+            self.reporter.deadline(),
+            self.links.deadline(),
+            self.nodes.next_deadline(Instant::now()),
+            self.launching.and_then(|_| self.nodes.ready_deadline(Instant::now(), self.patience)),
+        ]
+        .into_iter()
+        .chain(telemetry)
+        .flatten()
+        .min()
+    }
+
+    fn on_time(&mut self) -> Result<(), CoordinatorError> {
+        let now = Instant::now();
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.machine_timer) {
+            self.machine_timer = None;
+            let actions = self.machine.on(now, Event::Tick);
+            if self.machine.state() == UpdateState::Finalizing {
+                self.launcher.fail_starting();
+            }
+            self.act(actions)?;
+        }
+        if due(self.start_timer) {
+            self.start_timer = None;
+            if self.machine.state() == UpdateState::None {
+                self.launcher.fail_starting();
+                self.reporter.touch(now);
+            }
+        }
+        if due(Some(self.expire_timer)) {
+            self.expire_timer = now + EXPIRE_PERIOD;
+            let changes = self.launcher.expire(SystemTime::now(), self.instance_ttl);
+            self.keep_instances(&changes)?;
+        }
+        if due(self.reporter.deadline()) {
+            let snapshot = self.snapshot();
+            if let Some(delta) = self.reporter.delta(snapshot) {
+                self.send(Body::UnitStatus(delta), None);
+            }
+        }
+        if *self.parts.cloud.connected().borrow() {
+            if due(self.alerts.deadline()) {
+                for message in self.alerts.take() {
+                    self.send(Body::Alerts(message), None);
+                }
+            }
+            if due(self.samples.deadline()) {
+                let samples = self.samples.take();
+                self.send(Body::MonitoringData(samples), None);
+            }
+        }
+        for node in self.links.nodes() {
+            self.command(&node);
+        }
+        self.nodes_changed()
+    }
+
+    pub(super) fn send(&self, body: Body, correlation_id: Option<String>) {
+        let kind = body.message_type();
+        if !self.parts.cloud.send(body, correlation_id) {
+            tracing::warn!("{kind} cannot be queued and is dropped");
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot::new(
+            self.configs.statuses(),
+            self.nodes.statuses(Instant::now()),
+            &self.parts.book,
+            &self.launcher.statuses(),
+            self.subjects.iter().map(ToString::to_string),
+        )
+    }
+
+    fn on_cloud(&mut self, event: communication::Event) -> Result<(), CoordinatorError> {
+        match event {
+            communication::Event::Connected(answer) => {
+                let snapshot = self.snapshot();
+                let _ = answer.send(self.reporter.full(snapshot));
+            }
+            communication::Event::Disconnected => self.reporter.disconnected(),
+            communication::Event::Message(envelope) => self.on_message(*envelope)?,
+        }
+        Ok(())
+    }
+
+    fn on_images(&mut self, event: imagemanager::Event) -> Result<(), CoordinatorError> {
+        match event {
+            imagemanager::Event::Changed(changes) => {
+                self.parts.book.follow(changes);
+                self.reporter.touch(Instant::now());
+                Ok(())
+            }
+            imagemanager::Event::Done(cycle) => {
+                let actions = self.machine.on(Instant::now(), Event::StageDone(cycle));
+                self.act(actions)
+            }
+        }
+    }
+
+    /// Carries out what the machine wants, and what follows from it.
+    pub(super) fn act(&mut self, actions: Vec<Action>) -> Result<(), CoordinatorError> {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            let now = Instant::now();
+            match action {
+                Action::Store => {
+                    database::put_document(&self.parts.db, database::UPDATE, self.machine.stored())?;
+                    tracing::info!("update: {}", self.machine.state().as_str());
+                }
+                Action::Ignored(reason) => tracing::info!("the wish of the cloud changes nothing: {reason}"),
+                Action::CancelDownload => self.tell_images(imagemanager::Command::Cancel)?,
+                Action::Download(cycle) => {
+                    self.launching = None;
+                    let desired = self.machine.desired().cloned().unwrap_or_default();
+                    self.tell_images(imagemanager::Command::Download(cycle, desired.items, desired.trust))?;
+                }
+                Action::Configure(cycle) => self.configure(cycle),
+                Action::Launch(cycle) => {
+                    self.launching = Some(cycle);
+                    self.try_launch()?;
+                }
+                Action::Watch => {
+                    let starting = self.launcher.starting();
+                    actions.extend(self.machine.on(now, Event::Instances { starting }));
+                }
+                Action::Finalize(cycle) => {
+                    let items = self.machine.desired().and_then(|desired| desired.items.clone());
+                    self.tell_images(imagemanager::Command::Finalize(cycle, items))?;
+                }
+                Action::Timer(at) => self.machine_timer = Some(at),
+                Action::FullStatus => {
+                    self.machine_timer = None;
+                    if *self.parts.cloud.connected().borrow() {
+                        let snapshot = self.snapshot();
+                        let full = self.reporter.full(snapshot);
+                        self.send(Body::UnitStatus(full), None);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_images(&self, command: imagemanager::Command) -> Result<(), CoordinatorError> {
+        if self.parts.images.send(command) { Ok(()) } else { Err(CoordinatorError::Stuck("imagemanager")) }
+    }
+
+    /// The stage `launching` goes on when the nodes are there or have been waited for long enough.
+    pub(super) fn try_launch(&mut self) -> Result<(), CoordinatorError> {
+        let Some(cycle) = self.launching else { return Ok(()) };
+        if !self.nodes.ready(Instant::now(), self.patience) {
+            return Ok(());
+        }
+        self.launching = None;
+        self.take_requests()?;
+        self.balance()?;
+        let actions = self.machine.on(Instant::now(), Event::StageDone(cycle));
+        self.act(actions)
+    }
+
+    /// True while instances are about to be placed anyway.
+    pub(super) fn is_launching(&self) -> bool {
+        self.launching.is_some()
+    }
+
+    /// The stage `installing`, beside this task.
+    fn configure(&mut self, cycle: u64) {
+        self.nodes.forget_errors();
+        let desired = self.machine.desired().cloned().unwrap_or_default();
+        let plan = desired.unit_config.as_ref().map(|wish| self.configs.plan(wish));
+        let results = self.configured.0.clone();
+        let (controller, iam) = (self.parts.controller.clone(), self.parts.iam.clone());
+        let (certificate, file) = (self.certificate.clone(), self.unit_config_file.clone());
+        let connected = self.nodes.connected_with_types();
+        tokio::spawn(async move {
+            let node_errors = set_node_states(&iam, &certificate, desired.nodes).await;
+            let config = match plan {
+                Some(Ok(Some(config))) => {
+                    Some(unitconfig::install(&controller, &connected, &file, config).await)
+                }
+                Some(Err(refused)) => Some(Err(refused)),
+                Some(Ok(None)) | None => None,
+            };
+            let _ = results.send(Configured { cycle, config, node_errors }).await;
+        });
+    }
+
+    fn on_configured(&mut self, done: Configured) -> Result<(), CoordinatorError> {
+        if let Some(outcome) = done.config {
+            self.configs.installed(outcome);
+        }
+        for (node, error) in done.node_errors {
+            tracing::error!("node {node}: {error}");
+            self.nodes.remember(&node, error);
+        }
+        self.reporter.touch(Instant::now());
+        let actions = self.machine.on(Instant::now(), Event::StageDone(done.cycle));
+        self.act(actions)
+    }
+}
+
+async fn set_node_states(
+    iam: &IamLink,
+    certificate: &str,
+    nodes: Vec<DesiredNode>,
+) -> Vec<(NodeId, aos_status::ErrorInfo)> {
+    let mut errors = Vec::new();
+    for node in nodes {
+        if let Err(error) = set_node_state(iam, certificate, &node).await {
+            errors.push((node.id, error));
+        }
+    }
+    errors
+}
+
+async fn set_node_state(
+    iam: &IamLink,
+    certificate: &str,
+    node: &DesiredNode,
+) -> Result<(), aos_status::ErrorInfo> {
+    use aos_status::{AosCode, ErrorInfo};
+    let failed = |reason: String| ErrorInfo::new(AosCode::Failed, reason);
+    let word = if node.paused { "paused" } else { "provisioned" };
+    if iam.node_info(node.id.as_str()).await.is_ok_and(|info| info.state == word) {
+        return Ok(());
+    }
+    let channel = iam.protected(certificate).map_err(|error| failed(error.to_string()))?;
+    let mut client = IamNodesServiceClient::new(channel);
+    let node_id = node.id.to_string();
+    let call = async {
+        if node.paused {
+            client.pause_node(v6::PauseNodeRequest { node_id }).await.map(|answer| answer.into_inner().error)
+        } else {
+            client
+                .resume_node(v6::ResumeNodeRequest { node_id })
+                .await
+                .map(|answer| answer.into_inner().error)
+        }
+    };
+    let answer = tokio::time::timeout(NODE_CALL_TIME, call).await;
+    let answer = answer.map_err(|_| ErrorInfo::new(AosCode::Timeout, "IAM does not answer"))?;
+    let error = answer.map_err(|status| failed(status.message().to_owned()))?;
+    aos_unit_api::convert::error_from_wire(error).map_or(Ok(()), Err)
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

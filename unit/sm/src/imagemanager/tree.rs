@@ -185,12 +185,15 @@ fn write_entry<R: Read>(
     let path = Path::check(path)?;
     let meaning = path.meaning()?;
     let header = entry.header();
-    let id = |value: io::Result<u64>| {
-        value.ok().and_then(|id| u32::try_from(id).ok()).ok_or("its owner is not usable")
+    let id = |field: &[u8], value: io::Result<u64>| match value {
+        // Some writers leave the field blank when it is 0.
+        _ if field.iter().all(|&byte| byte == 0 || byte == b' ') => Ok(0),
+        value => value.ok().and_then(|id| u32::try_from(id).ok()).ok_or("its owner is not usable"),
     };
+    let old = header.as_old();
     let looks = Looks {
-        uid: extended.uid.map_or_else(|| id(header.uid()), Ok)?,
-        gid: extended.gid.map_or_else(|| id(header.gid()), Ok)?,
+        uid: extended.uid.map_or_else(|| id(&old.uid, header.uid()), Ok)?,
+        gid: extended.gid.map_or_else(|| id(&old.gid, header.gid()), Ok)?,
         mode: header.mode().map_err(|_| "its mode is not usable")?,
         modified: header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0),
         attributes: extended.attributes,

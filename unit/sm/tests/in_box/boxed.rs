@@ -1,0 +1,129 @@
+//! A box for one test: own processes, mounts, network and cgroups.
+//!
+//! On hosts with cgroup v1 (also in part) the box gets a child in every hierarchy and mounts the hierarchies
+//! anew, so that the runtimes see a plain v1 host whose root is the child. On a pure v2 host the cgroups of
+//! the test live in a child of the present one. Everything in the box dies with its first process.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+
+use crate::tests;
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// One cgroup hierarchy of the host: its controllers (empty for v2) and our place in it.
+struct Hierarchy {
+    controllers: String,
+    place: PathBuf,
+}
+
+fn hierarchies() -> Vec<Hierarchy> {
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let parse = |line: &str| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?.to_owned(), fields.next()?);
+        let mounted = match controllers.as_str() {
+            "" if Path::new(CGROUPS).join("cgroup.controllers").exists() => PathBuf::from(CGROUPS),
+            "" => Path::new(CGROUPS).join("unified"),
+            named => Path::new(CGROUPS).join(named.trim_start_matches("name=")),
+        };
+        let place = mounted.join(path.trim_start_matches('/'));
+        place.exists().then_some(Hierarchy { controllers, place })
+    };
+    text.lines().filter_map(parse).collect()
+}
+
+fn is_v1(all: &[Hierarchy]) -> bool {
+    all.iter().any(|hierarchy| hierarchy.controllers.split(',').any(|controller| controller == "memory"))
+}
+
+/// Runs a test in its box; true when it passed.
+pub fn run(name: &str) -> bool {
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("{name} needs root");
+        return false;
+    }
+    let all = hierarchies();
+    let mut places = Vec::new();
+    if is_v1(&all) {
+        for Hierarchy { controllers, place } in &all {
+            let child = place.join(format!("aos-sm-test-{}", std::process::id()));
+            fs::create_dir_all(&child).unwrap();
+            if controllers.split(',').any(|controller| controller == "cpuset") {
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    fs::write(child.join(file), fs::read(place.join(file)).unwrap()).unwrap();
+                }
+                fs::write(child.join("cgroup.clone_children"), "1").unwrap();
+            }
+            places.push(child);
+        }
+    }
+    let script = r#"for place in "$@"; do echo $$ > "$place/cgroup.procs"; done
+        exec unshare --mount --net --pid --ipc --cgroup --fork --kill-child --mount-proc --propagation private \
+            "$AOS_TEST_PROGRAM" --inside "$AOS_TEST_NAME""#;
+    let status = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .args(&places)
+        .env("AOS_TEST_PROGRAM", std::env::current_exe().unwrap())
+        .env("AOS_TEST_NAME", name)
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    for place in &places {
+        remove_tree(place);
+    }
+    status.success()
+}
+
+fn remove_tree(place: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while place.exists() && Instant::now() < deadline {
+        for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                remove_tree(&entry.path());
+            }
+        }
+        if fs::remove_dir(place).is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Inside the box: last preparations, then the test.
+pub fn inside(name: &str) -> ExitCode {
+    let all = hierarchies();
+    if is_v1(&all) {
+        mount(Some("tmpfs"), CGROUPS, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+        for Hierarchy { controllers, .. } in all.iter().filter(|hierarchy| !hierarchy.controllers.is_empty())
+        {
+            let place = Path::new(CGROUPS).join(controllers.trim_start_matches("name="));
+            fs::create_dir(&place).unwrap();
+            let options = if controllers.starts_with("name=") {
+                format!("none,{controllers}")
+            } else {
+                controllers.clone()
+            };
+            mount(Some("cgroup"), &place, Some("cgroup"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        }
+    }
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    let (_, test) = tests::ALL.iter().find(|(known, _)| *known == name).expect("no such test");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let limit = Duration::from_secs(100);
+        let task = tokio::spawn(test());
+        match tokio::time::timeout(limit, task).await {
+            Ok(Ok(())) => ExitCode::SUCCESS,
+            Ok(Err(_)) => ExitCode::FAILURE,
+            Err(_) => {
+                eprintln!("{name} took longer than {limit:?}");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}

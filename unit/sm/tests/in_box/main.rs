@@ -1,0 +1,64 @@
+//! The Service Manager with real containers: real crun and runc, overlay, network namespaces, cgroups, and a
+//! Communication Manager played by the test over real gRPC.
+//!
+//! Every test runs in a box of its own (see `boxed`): fresh process, mount, network and cgroup namespaces, of
+//! which nothing is left afterwards. Needs root; says so and passes nothing off as tested without it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails the test")]
+#![allow(clippy::disallowed_methods, reason = "waits poll a condition with a deadline")]
+
+mod boxed;
+mod cm;
+mod image;
+mod sm;
+mod tests;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["keep", "--dir", dir] => match aos_keep::run(aos_keep::Args { dir: dir.into() }) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("keep: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        ["sm", config] => sm::run_here(config),
+        ["--inside", name] => boxed::inside(name),
+        ["--list", ..] => {
+            if !words.contains(&"--ignored") {
+                for (name, _) in tests::ALL {
+                    println!("{name}: test");
+                }
+            }
+            ExitCode::SUCCESS
+        }
+        _ => run_all(&words),
+    }
+}
+
+/// The part of the standard harness that cargo and nextest use: names as filters, `--exact`.
+fn run_all(words: &[&str]) -> ExitCode {
+    let exact = words.contains(&"--exact");
+    let filters: Vec<&&str> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let wanted = |name: &str| {
+        filters.is_empty()
+            || filters.iter().any(|filter| if exact { name == **filter } else { name.contains(**filter) })
+    };
+    let mut failed = Vec::new();
+    let mut passed = 0;
+    for (name, _) in tests::ALL.iter().filter(|(name, _)| wanted(name)) {
+        let good = boxed::run(name);
+        println!("test {name} ... {}", if good { "ok" } else { "FAILED" });
+        if good {
+            passed += 1;
+        } else {
+            failed.push(name);
+        }
+    }
+    let word = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("\ntest result: {word}. {passed} passed; {} failed; 0 ignored", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

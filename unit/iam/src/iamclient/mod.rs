@@ -200,5 +200,5 @@ async fn renewed(renewal: Option<&(CertHandler, String)>) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

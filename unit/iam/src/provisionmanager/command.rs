@@ -4,6 +4,7 @@
 //! Only the begin of their output is kept. A program may leave background jobs behind (upstream's
 //! scripts restart the whole stack that way): we wait for the program, not for its output to close.
 
+use std::io::{ErrorKind, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -57,7 +58,6 @@ pub(super) async fn run_within(argv: &[String], deadline: Duration) -> Result<()
             }
         }
     };
-    output.read_rest();
     let status = status
         .map_err(|error| Error::Failed(format!("waiting for {program} was lost: {error}")))?
         .map_err(spawn)?;
@@ -65,7 +65,7 @@ pub(super) async fn run_within(argv: &[String], deadline: Duration) -> Result<()
         return Ok(());
     }
     let status = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
-    Err(Error::Command { program: program.clone(), status, output: output.shown() })
+    Err(Error::Command { program: program.clone(), status, output: output.finish() })
 }
 
 fn kill(pid: u32) {
@@ -85,41 +85,35 @@ struct Output {
 impl Output {
     /// Waits for output and takes it.
     async fn read(&mut self) {
-        match self.reader.readable().await {
-            Ok(()) => self.take(),
-            Err(_) => self.open = false,
-        }
-    }
-
-    /// Takes what is there already.
-    fn read_rest(&mut self) {
-        // Bounded: a background job may write for ever.
-        for _ in 0..64 {
-            if !self.open || self.begin.len() >= BUFFER {
-                return;
-            }
-            let before = self.begin.len();
-            self.take();
-            if self.begin.len() == before {
-                return;
-            }
-        }
-    }
-
-    fn take(&mut self) {
         let mut buffer = [0; BUFFER];
+        self.open = self.reader.readable().await.is_ok();
         match self.reader.try_read(&mut buffer) {
             Ok(0) => self.open = false,
-            Ok(count) => {
-                let room = BUFFER.saturating_sub(self.begin.len());
-                self.begin.extend_from_slice(&buffer[..count.min(room)]);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Ok(count) => keep(&mut self.begin, &buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => self.open = false,
         }
     }
 
-    fn shown(&self) -> String {
+    /// Takes what is in the pipe already and gives the part to show. Asks the system, for the runtime may
+    /// not know yet that there is something.
+    fn finish(mut self) -> String {
+        if let Ok(pipe) = self.reader.into_nonblocking_fd() {
+            let mut pipe = std::fs::File::from(pipe);
+            let mut buffer = [0; BUFFER];
+            while self.begin.len() < BUFFER {
+                match pipe.read(&mut buffer) {
+                    Ok(count) if count > 0 => keep(&mut self.begin, &buffer[..count]),
+                    _ => break,
+                }
+            }
+        }
         String::from_utf8_lossy(&self.begin).trim().chars().take(SHOWN).collect()
     }
+}
+
+/// Appends as much as is worth keeping.
+fn keep(begin: &mut Vec<u8>, more: &[u8]) {
+    let room = BUFFER.saturating_sub(begin.len());
+    begin.extend_from_slice(&more[..more.len().min(room)]);
 }

@@ -83,18 +83,14 @@ fn a_secondary_node_joins_and_takes_orders() {
         rig.provision(&authority).await;
         let main = rig.start("normal").await;
         prepare(&second, &main);
+        let protected = tls_channel(&main.protected, &rig.path("root.pem"), Some(authority.client()));
+        let mut public = IamPublicNodesServiceClient::new(protected.clone());
+        let mut changes = public.subscribe_node_changed(()).await.unwrap().into_inner();
         let node = second.start("normal").await;
-        let client = Some(authority.client());
-        let root = rig.path("root.pem");
-        let protected = tls_channel(&main.protected, &root, client.clone());
+        assert_eq!(changes.message().await.unwrap().unwrap().node_id, ID, "linked again");
         let mut nodes = IamNodesServiceClient::new(protected.clone());
-        eventually("link of the second node", async || {
-            let pause = v6::PauseNodeRequest { node_id: ID.into() };
-            let answer = nodes.pause_node(pause).await.ok()?.into_inner();
-            assert_eq!(answer.error, None);
-            Some(())
-        })
-        .await;
+        let pause = v6::PauseNodeRequest { node_id: ID.into() };
+        assert_eq!(nodes.pause_node(pause).await.unwrap().into_inner().error, None);
         becomes(&protected, "paused").await;
         assert_eq!(std::fs::read_to_string(second.path("state")).unwrap(), "paused");
         let error = nodes.pause_node(v6::PauseNodeRequest { node_id: ID.into() }).await.unwrap();

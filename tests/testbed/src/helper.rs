@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::cgroups::{self, Hierarchy};
@@ -73,6 +73,8 @@ pub fn anchor(args: &[OsString]) -> Result<()> {
 /// because a cgroup that holds processes cannot hand controllers on.
 fn mount_v2() -> Result<()> {
     let root = Path::new(CGROUP_ROOT);
+    // The kernel refuses a file system on top of itself, even where the root differs.
+    umount2(root, MntFlags::MNT_DETACH).tried(|| "cannot leave the host's cgroup file system".to_owned())?;
     mount_new("cgroup2", root, "")?;
     let leaf = root.join(LEAF);
     fs::create_dir(&leaf).tried(|| format!("cannot make {}", leaf.display()))?;

@@ -1,4 +1,4 @@
-// IAM-03
+// The file identifier.
 use aos_status::AosCode;
 
 use super::*;

@@ -1,4 +1,4 @@
-// IAM-13, IAM-14
+// IAM-13
 use std::time::{Duration, Instant};
 
 use aos_unit_api::iamanager::v6;

@@ -150,7 +150,7 @@ fn get(cert_type: &str) -> v6::GetCertRequest {
     v6::GetCertRequest { r#type: cert_type.into(), ..Default::default() }
 }
 
-// IAM-10, IAM-12, IAM-16, IAM-20, IAM-23, IAM-24, DIS-18, DIS-19
+// IAM-10, IAM-12, IAM-16, IAM-18, IAM-20, IAM-23, IAM-24, DIS-18, DIS-19
 #[test]
 fn a_main_node_is_provisioned_and_then_serves_over_tls() {
     with_softhsm("provisioning::a_main_node_is_provisioned_and_then_serves_over_tls", async |rig| {
@@ -249,7 +249,7 @@ fn a_key_waits_for_its_certificate_over_a_kill() {
     });
 }
 
-// IAM-25, IAM-27
+// IAM-27
 #[test]
 fn deprovisioning_runs_its_command_and_opens_the_way_for_another_start() {
     with_softhsm(

@@ -61,7 +61,7 @@ async fn provision(main: &Channel, authority: &Authority) {
     assert_eq!(client.finish_provisioning(finish).await.unwrap().into_inner().error, None);
 }
 
-// IAM-01, IAM-05, ARC-02
+// IAM-01, IAM-05
 #[test]
 fn a_secondary_node_joins_and_takes_orders() {
     with_softhsm("secondary::a_secondary_node_joins_and_takes_orders", async |rig| {

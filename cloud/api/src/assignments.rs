@@ -53,7 +53,7 @@ pub(crate) async fn list(
 ) -> Result<Json<Value>, ApiError> {
     let unit = caller.unit(&api, &key).await?;
     let assigned = api.store.assigned(&unit.id).await?;
-    Ok(Json(view::whole_list(assigned.iter().map(shown).collect())))
+    Ok(Json(view::whole_list(assigned.iter().map(shown))))
 }
 
 pub(crate) async fn assign(

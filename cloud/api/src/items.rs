@@ -72,7 +72,7 @@ pub(crate) async fn list(
 ) -> Result<Json<Value>, ApiError> {
     let company = (caller.0.role != Role::Admin).then(|| caller.0.company_id.clone());
     let (items, total) = api.store.items(company, page.limit(), page.offset).await?;
-    Ok(Json(view::list(items.iter().map(view::item).collect(), total, page.offset)))
+    Ok(Json(view::list(items.iter().map(view::item), total, page.offset)))
 }
 
 pub(crate) async fn show(
@@ -103,7 +103,7 @@ pub(crate) async fn versions(
 ) -> Result<Json<Value>, ApiError> {
     let item = find(&api, &caller, &key).await?;
     let versions = api.store.versions(&item.id).await?;
-    Ok(Json(view::whole_list(versions.iter().map(version).collect())))
+    Ok(Json(view::whole_list(versions.iter().map(version))))
 }
 
 #[derive(Deserialize)]

@@ -108,6 +108,3 @@ fn without_final_slash(mut request: Request<Body>) -> Request<Body> {
     }
     request
 }
-
-#[cfg(test)]
-mod tests;

@@ -32,7 +32,7 @@ pub(crate) async fn list(
     let limit = filter.limit.unwrap_or(100).clamp(1, 100);
     let company = caller.unit_company()?;
     let (units, total) = api.store.units(company, filter.system_uid, limit, filter.offset).await?;
-    Ok(Json(view::list(units.iter().map(view::unit).collect(), total, filter.offset)))
+    Ok(Json(view::list(units.iter().map(view::unit), total, filter.offset)))
 }
 
 pub(crate) async fn show(
@@ -75,7 +75,7 @@ pub(crate) async fn certificates(
             "not_after": view::time(certificate.not_after.saturating_mul(1_000_000)),
         })
     });
-    Ok(Json(view::whole_list(shown.collect())))
+    Ok(Json(view::whole_list(shown)))
 }
 
 pub(crate) async fn nodes(
@@ -105,7 +105,7 @@ pub(crate) async fn nodes(
             "info": serde_json::from_str::<Value>(&node.info).unwrap_or_default(),
         })
     });
-    Ok(Json(view::whole_list(shown.collect())))
+    Ok(Json(view::whole_list(shown)))
 }
 
 pub(crate) async fn alerts(
@@ -120,7 +120,7 @@ pub(crate) async fn alerts(
         let alert = serde_json::from_str::<Value>(body).unwrap_or_default();
         json!({"received_at": view::time(*at), "alert": alert})
     });
-    Ok(Json(view::whole_list(shown.collect())))
+    Ok(Json(view::whole_list(shown)))
 }
 
 #[derive(Deserialize)]

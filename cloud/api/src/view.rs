@@ -14,12 +14,13 @@ pub(crate) fn optional_time(micros: Option<i64>) -> Value {
 }
 
 /// A list answer.
-pub(crate) fn list(items: Vec<Value>, total: i64, offset: u32) -> Value {
-    json!({"items": items, "total": total, "offset": offset})
+pub(crate) fn list(items: impl Iterator<Item = Value>, total: i64, offset: u32) -> Value {
+    json!({"items": items.collect::<Vec<_>>(), "total": total, "offset": offset})
 }
 
 /// A list that always fits one page.
-pub(crate) fn whole_list(items: Vec<Value>) -> Value {
+pub(crate) fn whole_list(items: impl Iterator<Item = Value>) -> Value {
+    let items: Vec<Value> = items.collect();
     json!({"total": items.len(), "items": items, "offset": 0})
 }
 

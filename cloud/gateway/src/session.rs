@@ -10,11 +10,11 @@ use aos_cloud_protocol::{Body, Envelope, MessageType};
 use aos_cloud_session::{Action, Config, DropReason, Event, Now, Rejection, Session};
 use aos_cloud_store::{UnitSignal, now_micros};
 use aos_ids::Txn;
-use axum::extract::ws::close_code;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::Gateway;
 use crate::admission::Admitted;
@@ -65,7 +65,7 @@ pub(crate) async fn run(gateway: &Gateway, admitted: Admitted, socket: Socket) {
         Ok(session) => session,
         Err(error) => {
             tracing::warn!(unit, "session refused: {}", full_text(&error));
-            return socket.close(close_code::POLICY, "the Unit is not provisioned").await;
+            return socket.close(CloseCode::Policy, "the Unit is not provisioned").await;
         }
     };
     tracing::info!(unit, session, "session opened");
@@ -144,10 +144,10 @@ impl Running<'_> {
             let deadline = self.core.next_deadline().unwrap_or_else(|| Instant::now() + PING);
             let room = self.pending.len() < MAX_HANDLED && self.pending_bytes < MAX_HANDLED_BYTES;
             step = tokio::select! {
-                () = stop.wait() => Some(End::Ours(close_code::AWAY, "the cloud is stopping")),
+                () = stop.wait() => Some(End::Ours(CloseCode::Away, "the cloud is stopping")),
                 changed = self.signal.changed() => {
                     if changed.is_err() {
-                        return Ok(End::Ours(close_code::AWAY, "the cloud is stopping"));
+                        return Ok(End::Ours(CloseCode::Away, "the cloud is stopping"));
                     }
                     self.signalled().await?
                 }
@@ -169,7 +169,7 @@ impl Running<'_> {
 
     async fn tick(&mut self) -> Result<Option<End>, GatewayError> {
         if now_micros() / 1_000_000 > self.not_after {
-            return Ok(Some(End::Ours(close_code::POLICY, "the certificate has expired")));
+            return Ok(Some(End::Ours(CloseCode::Policy, "the certificate has expired")));
         }
         self.feed(Event::Tick).await
     }
@@ -277,10 +277,10 @@ impl Running<'_> {
     async fn signalled(&mut self) -> Result<Option<End>, GatewayError> {
         let signal = *self.signal.borrow_and_update();
         if !signal.admitted {
-            return Ok(Some(End::Ours(close_code::POLICY, "the Unit was deprovisioned")));
+            return Ok(Some(End::Ours(CloseCode::Policy, "the Unit was deprovisioned")));
         }
         if signal.session != self.origin.session {
-            return Ok(Some(End::Ours(close_code::POLICY, "a newer session has replaced this one")));
+            return Ok(Some(End::Ours(CloseCode::Policy, "a newer session has replaced this one")));
         }
         if signal.target == self.target {
             return Ok(None);
@@ -321,19 +321,19 @@ impl Running<'_> {
 
     fn dropped(&self, kind: MessageType, txn: &Txn, reason: DropReason) {
         let unit = self.unit();
-        match reason {
-            DropReason::Superseded => tracing::debug!(unit, "{kind} {txn}: {reason}"),
+        if reason == DropReason::Superseded {
+            tracing::debug!(unit, "{kind} {txn}: {reason}");
+        } else {
             // On a live link this means that the Unit cannot read the message; more tries do not help.
-            _ => tracing::error!(unit, "{kind} {txn} is given up: {reason}"),
+            tracing::error!(unit, "{kind} {txn} is given up: {reason}");
         }
     }
 
-    #[allow(clippy::unused_self, reason = "the log names the Unit")]
     fn rejected(&self, rejection: &Rejection) -> Result<(), End> {
         tracing::warn!(unit = self.unit(), "{rejection}");
         match rejection {
             Rejection::ForeignSystemId { .. } => {
-                Err(End::Ours(close_code::POLICY, "a message names another Unit"))
+                Err(End::Ours(CloseCode::Policy, "a message names another Unit"))
             }
             _ => Ok(()),
         }

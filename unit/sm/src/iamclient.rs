@@ -20,22 +20,26 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Our certificate, always the newest.
 #[derive(Clone)]
-pub struct CertificateSource(watch::Receiver<Option<Arc<Identity>>>);
+pub struct CertificateSource {
+    newest: watch::Receiver<Option<Arc<Identity>>>,
+    /// The certificate is followed as long as the link lives.
+    _link: IamLink,
+}
 
 impl CertificateSource {
     /// The certificate of a type at IAM.
     pub fn of(link: &IamLink, cert_type: &str) -> Self {
-        Self(link.identity(cert_type))
+        Self { newest: link.identity(cert_type), _link: link.clone() }
     }
 
     /// The certificate, when it has been loaded; changes are counted from here.
     pub fn present(&mut self) -> Option<CertifiedKey> {
-        self.0.borrow_and_update().as_ref().map(|identity| identity.certified_key())
+        self.newest.borrow_and_update().as_ref().map(|identity| identity.certified_key())
     }
 
     /// Waits for another certificate.
     pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.newest.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }

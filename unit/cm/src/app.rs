@@ -206,3 +206,7 @@ fn root_certificates(path: &Path) -> Result<Vec<Vec<u8>>, Error> {
         .unwrap_or_default();
     Ok(CertificateDer::pem_slice_iter(&text).filter_map(Result::ok).map(|der| der.to_vec()).collect())
 }
+
+#[cfg(test)]
+#[path = "app_tests/mod.rs"]
+mod tests;

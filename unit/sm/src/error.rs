@@ -59,7 +59,7 @@ pub enum Error {
         source: rtnetlink::Error,
     },
     /// A remote call failed.
-    #[error("{call} failed")]
+    #[error("{call} failed: {}", source.message())]
     Call {
         /// The method.
         call: &'static str,
@@ -188,7 +188,8 @@ impl Error {
     /// What peers are told: the kind and the whole chain of reasons.
     pub(crate) fn info(&self) -> ErrorInfo {
         let mut message = self.to_string();
-        let mut next = std::error::Error::source(self);
+        // A status prints all of its causes, which its message has named already.
+        let mut next = std::error::Error::source(self).filter(|_| !matches!(self, Self::Call { .. }));
         while let Some(cause) = next {
             let text = cause.to_string();
             if !message.contains(&text) {

@@ -379,3 +379,14 @@ fn remove_orphans(folder: &Path, manifests: &BTreeSet<Digest>) -> Result<(), Err
 
 #[cfg(test)]
 mod tests;
+
+/// Names of the extended attributes of a file that we know of.
+#[cfg(test)]
+fn tree_attributes(path: &Path) -> Vec<String> {
+    let mut names = vec![0u8; 4096];
+    let length = rustix::fs::llistxattr(path, &mut names).unwrap();
+    let list = names.get(..length).unwrap().split(|&b| b == 0).filter(|name| !name.is_empty());
+    let mut list: Vec<String> = list.map(|name| String::from_utf8(name.to_vec()).unwrap()).collect();
+    list.retain(|name| name.starts_with("user.") || name.starts_with("trusted."));
+    list
+}

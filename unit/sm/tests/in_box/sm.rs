@@ -127,6 +127,16 @@ impl Drop for Sm {
             let _ = child.kill();
             let _ = child.wait();
         }
+        if std::thread::panicking() {
+            let logs = fs::read_dir(self.folder.path().join("work/logs")).into_iter().flatten().flatten();
+            for log in logs {
+                eprintln!(
+                    "{}:\n{}",
+                    log.path().display(),
+                    fs::read_to_string(log.path()).unwrap_or_default()
+                );
+            }
+        }
         // Overlays still mounted would keep the folder busy; the box takes them down anyway.
         for entry in fs::read_dir("/run/aos/runtime").into_iter().flatten().flatten() {
             let _ = nix::mount::umount2(&entry.path().join("rootfs"), nix::mount::MntFlags::MNT_DETACH);

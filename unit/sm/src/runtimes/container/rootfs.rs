@@ -29,6 +29,13 @@ pub fn make_mount_points(folder: &Path, mounts: &[Mount], hosts: &str, resolv: &
             write(&place, "")?;
         } else {
             make_folder(&place)?;
+            // Some runtimes give the mounted file system the mode of the folder below it.
+            if let Some(mode) = mount.options.iter().find_map(|option| option.strip_prefix("mode="))
+                && let Ok(mode) = u32::from_str_radix(mode, 8)
+            {
+                let mode = fs::Permissions::from_mode(mode & 0o1777);
+                fs::set_permissions(&place, mode).map_err(Error::file("make folder", &place))?;
+            }
         }
     }
     for (name, text) in [("etc/hosts", hosts), ("etc/resolv.conf", resolv)] {

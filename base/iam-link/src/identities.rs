@@ -20,6 +20,9 @@ use crate::subscription::{Event, RESUBSCRIBE, Subscription};
 use crate::watches::note_end;
 use crate::{IamLink, LinkError};
 
+/// First pause while IAM does not answer yet; it doubles up to [`RESUBSCRIBE`]. At a node's start all daemons
+/// come up together, and each waiting for whole seconds would add up.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest time until a certificate that could not be loaded is tried again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -84,7 +87,7 @@ impl IamLink {
                 slot: slot.clone(),
                 sender,
                 loaded: None,
-                pause: RESUBSCRIBE,
+                pause: FIRST_PAUSE,
             };
             tasks.spawn(follower.run());
             Entry { present, slot, channel: None }
@@ -118,6 +121,9 @@ impl Follower {
         loop {
             self.follow().await;
             tokio::time::sleep(self.pause).await;
+            if self.pause < RESUBSCRIBE {
+                self.pause = RESUBSCRIBE.min(self.pause * 2);
+            }
         }
     }
 
@@ -161,7 +167,7 @@ impl Follower {
                     cause.unwrap_or_default()
                 );
                 // Gently: tokens count wrong PINs.
-                self.pause = MAX_PAUSE.min(self.pause * 2);
+                self.pause = MAX_PAUSE.min(self.pause.max(RESUBSCRIBE) * 2);
                 return false;
             }
             Err(_) => return false,

@@ -90,7 +90,7 @@ fn describe(unit: &Value) -> String {
     let nodes: Vec<_> = elements(&unit["nodes"])
         .iter()
         .map(|node| {
-            let link = if node["isConnected"] == Value::Bool(true) { "connected" } else { "away" };
+            let link = if node["is_connected"] == Value::Bool(true) { "connected" } else { "away" };
             vec![
                 name(node, "/identity"),
                 text(node, "/state"),

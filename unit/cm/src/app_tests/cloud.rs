@@ -176,28 +176,42 @@ impl Cloud {
     /// The next message that is neither an ack nor a question about blobs; those are noted or answered.
     pub async fn next(&mut self) -> Envelope {
         loop {
-            let frame = self.link.as_mut().unwrap().next().await.expect("link is open").unwrap();
-            let Message::Binary(bytes) = frame else { continue };
-            let envelope = aos_cloud_protocol::read(&bytes, Direction::UnitToCloud).unwrap();
-            if let Body::Ack(_) = envelope.body {
-                self.acks.push(envelope.header.txn.to_string());
-                continue;
+            if let Some(envelope) = self.frame().await {
+                return envelope;
             }
-            let now = jiff::Timestamp::now();
-            let ack = Envelope::ack("unit-1".parse().unwrap(), now, &envelope.header.txn);
-            self.send_raw(aos_cloud_protocol::write(&ack).unwrap()).await;
-            let Body::RequestBlobUrls(question) = &envelope.body else { return envelope };
-            let items: Vec<BlobInfo> = {
-                let blobs = self.blobs.lock().unwrap();
-                question
-                    .digests
-                    .iter()
-                    .filter_map(|digest| Some(blobs.get(&digest.hex())?.info.clone()))
-                    .collect()
-            };
-            let answer = Envelope::new("unit-1".parse().unwrap(), now, Body::BlobUrls(BlobUrls { items }));
-            self.send_raw(aos_cloud_protocol::write(&answer.answering(&envelope)).unwrap()).await;
         }
+    }
+
+    /// Reads until this message is acknowledged.
+    pub async fn acknowledged(&mut self, txn: &str) {
+        while !self.acks.iter().any(|known| known == txn) {
+            self.frame().await;
+        }
+    }
+
+    async fn frame(&mut self) -> Option<Envelope> {
+        let frame = self.link.as_mut().unwrap().next().await.expect("link is open").unwrap();
+        let Message::Binary(bytes) = frame else { return None };
+        let envelope = aos_cloud_protocol::read(&bytes, Direction::UnitToCloud).unwrap();
+        if let Body::Ack(_) = envelope.body {
+            self.acks.push(envelope.header.txn.to_string());
+            return None;
+        }
+        let now = jiff::Timestamp::now();
+        let ack = Envelope::ack("unit-1".parse().unwrap(), now, &envelope.header.txn);
+        self.send_raw(aos_cloud_protocol::write(&ack).unwrap()).await;
+        let Body::RequestBlobUrls(question) = &envelope.body else { return Some(envelope) };
+        let items: Vec<BlobInfo> = {
+            let blobs = self.blobs.lock().unwrap();
+            question
+                .digests
+                .iter()
+                .filter_map(|digest| Some(blobs.get(&digest.hex())?.info.clone()))
+                .collect()
+        };
+        let answer = Envelope::new("unit-1".parse().unwrap(), now, Body::BlobUrls(BlobUrls { items }));
+        self.send_raw(aos_cloud_protocol::write(&answer.answering(&envelope)).unwrap()).await;
+        None
     }
 
     /// Reads until a status satisfies `wanted`.

@@ -22,7 +22,7 @@ use self::sm::Sm;
 use crate::{Config, Error};
 
 /// Time that nothing here should ever need.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(15);
 
 struct World {
     dir: tempfile::TempDir,
@@ -52,6 +52,9 @@ async fn document_in(run_dir: &Path) -> Value {
 
 impl World {
     async fn new() -> Self {
+        if std::env::var_os("AOS_TEST_LOG").is_some() {
+            let _ = aos_logging::init("cm", aos_logging::Level::Debug, aos_logging::Output::Stdout);
+        }
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::new(dir.path());
         let cloud = Cloud::start(&pki).await;
@@ -156,9 +159,7 @@ async fn a_wished_service_runs_and_crashes_repeat_nothing() {
                     .any(|one| one.state == InstanceState::Active)
             };
             world.cloud.status(delta).await;
-            while !world.cloud.acks.contains(&txn) {
-                world.cloud.next().await;
-            }
+            world.cloud.acknowledged(&txn).await;
             assert_eq!(world.document().await["update"]["appliedDesired"], 1);
         }
         assert_eq!(world.cloud.fulls(), fulls);
@@ -286,13 +287,7 @@ async fn bad_messages_change_nothing() {
         assert_eq!(answer.correlation_id.as_deref(), Some("x"));
         let Body::StartProvisioningResponse(answer) = answer.body else { panic!("{answer:?}") };
         assert_eq!(answer.error_info.unwrap().code(), AosCode::NotSupported);
-        while !world.cloud.acks.contains(&"d".to_owned()) {
-            world
-                .cloud
-                .send(Body::DesiredStatus(DesiredStatus { items: Some(vec![]), ..Default::default() }))
-                .await;
-            world.cloud.next().await;
-        }
+        world.cloud.acknowledged("d").await;
         assert_eq!(world.cloud.acks.iter().filter(|txn| txn.len() == 1).collect::<Vec<_>>(), ["b", "c", "d"]);
         assert_eq!(world.document().await["update"]["appliedDesired"], 0);
     });

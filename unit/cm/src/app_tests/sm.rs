@@ -1,6 +1,7 @@
 //! A scripted Service Manager over real gRPC: it runs whatever it is told and says so.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aos_tls::HostCheck;
 use aos_unit_api::common::v2;
@@ -18,6 +19,8 @@ use tonic::transport::Channel;
 use super::pki::Pki;
 
 pub struct Sm {
+    config: Arc<rustls::ClientConfig>,
+    address: String,
     channel: Channel,
     /// What runs: kept over restarts of either side.
     pub running: BTreeMap<String, InstanceStatus>,
@@ -32,12 +35,22 @@ impl Sm {
         let config =
             aos_tls::client_config(pki.roots(), Some(pki.identity("sm")), HostCheck::ChainOnly).unwrap();
         let channel = aos_tls::grpc_channel(cm, &config).unwrap();
-        Self { channel, running: BTreeMap::new(), sender: None, incoming: None, updates: vec![] }
+        Self {
+            config,
+            address: cm.to_owned(),
+            channel,
+            running: BTreeMap::new(),
+            sender: None,
+            incoming: None,
+            updates: vec![],
+        }
     }
 
     /// Registers, trying until the server is there, and tells what runs.
     pub async fn connect(&mut self) {
         loop {
+            // The crash of the program in the same process leaves its old connections behind.
+            self.channel = aos_tls::grpc_channel(&self.address, &self.config).unwrap();
             let (sender, receiver) = mpsc::channel(8);
             let mut client = SmServiceClient::new(self.channel.clone());
             if let Ok(stream) = client.register_sm(ReceiverStream::new(receiver)).await {

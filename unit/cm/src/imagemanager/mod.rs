@@ -19,9 +19,9 @@ use aos_status::{AosCode, ErrorInfo};
 use aos_supervise::Shutdown;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::book::{Book, Change};
 use self::fetch::{FetchError, Fetcher};
@@ -75,7 +75,8 @@ enum Fetched {
 
 struct Job {
     cancel: CancellationToken,
-    task: JoinHandle<()>,
+    /// Ends with us.
+    task: AbortOnDropHandle<()>,
 }
 
 /// The task.
@@ -226,7 +227,7 @@ impl Task {
             }
             let _ = results.send(Fetched::All(number)).await;
         });
-        self.job = Some(Job { cancel, task });
+        self.job = Some(Job { cancel, task: AbortOnDropHandle::new(task) });
     }
 
     async fn fetched(&mut self, fetched: Fetched) -> Result<(), StoreError> {

@@ -305,11 +305,12 @@ impl Coordinator {
             match action {
                 Action::Store => {
                     database::put_document(&self.parts.db, database::UPDATE, self.machine.stored())?;
-                    tracing::info!("update: {}", self.machine.state().as_str());
+                    tracing::debug!("update is at '{}'", self.machine.state().as_str());
                 }
                 Action::Ignored(reason) => tracing::info!("the wish of the cloud changes nothing: {reason}"),
                 Action::CancelDownload => self.tell_images(imagemanager::Command::Cancel)?,
                 Action::Download(cycle) => {
+                    tracing::info!("update {} starts", self.machine.stored().applied);
                     self.launching = None;
                     let desired = self.machine.desired().cloned().unwrap_or_default();
                     self.tell_images(imagemanager::Command::Download(cycle, desired.items, desired.trust))?;
@@ -329,6 +330,7 @@ impl Coordinator {
                 }
                 Action::Timer(at) => self.machine_timer = Some(at),
                 Action::FullStatus => {
+                    tracing::info!("update {} is done", self.machine.stored().applied);
                     self.machine_timer = None;
                     if *self.parts.cloud.connected().borrow() {
                         let snapshot = self.snapshot();

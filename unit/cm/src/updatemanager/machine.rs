@@ -142,11 +142,8 @@ impl Machine {
             Event::Started => self.enter(self.state(), now),
             Event::Desired(desired, differs) => self.desire(*desired, differs, now),
             Event::StageDone(cycle) if cycle == self.cycle => match self.state() {
-                S::Downloading => {
-                    let mut actions = self.enter(S::Pending, now);
-                    actions.extend(self.enter(S::Installing, now));
-                    actions
-                }
+                // Nothing makes an update wait in `pending` yet.
+                S::Downloading => self.enter(S::Installing, now),
                 S::Installing => self.enter(S::Launching, now),
                 S::Launching => self.enter(S::Activating, now),
                 S::Finalizing => self.enter(S::None, now),

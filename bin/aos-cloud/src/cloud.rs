@@ -14,7 +14,7 @@ use aos_cloud_listener::{Limits, Listener};
 use aos_cloud_pki::{Domain, Pki};
 use aos_cloud_store::{NewAccount, Role, Store, now_micros};
 use aos_supervise::{Shutdown, TaskTree};
-use aos_tls::{ClientAuth, server_config};
+use aos_tls::{ClientAuth, IdentitySlot, server_config};
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use serde_json::Value;
@@ -26,6 +26,8 @@ use crate::options::RunOptions;
 const DRAIN: Duration = Duration::from_millis(800);
 /// How long the first administrator's token waits to be used, microseconds.
 const BOOTSTRAP: i64 = 30 * 24 * 3600 * 1_000_000;
+/// Time between two looks at the end of the server certificate.
+const RENEWAL: Duration = Duration::from_hours(12);
 const UNIT_LIMITS: Limits =
     Limits { handshakes: 64, connections: 16 * 1024, handshake_time: Duration::from_secs(10) };
 const CLIENT_LIMITS: Limits =
@@ -53,18 +55,15 @@ impl Cloud {
         let store = Store::open(&data.join("cloud.db")).context("cannot open the store")?;
         bootstrap(data, &store).await?;
 
-        let server = pki.server_certificate(now).context("cannot make the server certificate")?;
-        let provider = aos_tls::provider();
-        let key = provider.key_provider.load_private_key(server.key).context("cannot use the server key")?;
-        let server = Arc::new(CertifiedKey::new(server.chain, key));
+        let server = IdentitySlot::holding(server_key(&pki)?);
         let clients = |domain| -> anyhow::Result<Arc<RootCertStore>> {
             let mut anchors = RootCertStore::empty();
             anchors.add(pki.client_anchor(domain).clone()).context("cannot trust our own intermediate")?;
             Ok(Arc::new(anchors))
         };
-        let for_units = server_config(Arc::clone(&server), ClientAuth::Required(clients(Domain::Units)?))?;
-        let for_users = server_config(Arc::clone(&server), ClientAuth::Optional(clients(Domain::Users)?))?;
-        let for_blobs = server_config(server, ClientAuth::None)?;
+        let for_units = server_config(server.clone(), ClientAuth::Required(clients(Domain::Units)?))?;
+        let for_users = server_config(server.clone(), ClientAuth::Optional(clients(Domain::Users)?))?;
+        let for_blobs = server_config(server.clone(), ClientAuth::None)?;
 
         let file = data.join("endpoints.json");
         let before = last(&file);
@@ -93,6 +92,19 @@ impl Cloud {
             tokio::select! {
                 ended = &mut counting => ended,
                 () = counter.flush() => Ok(()),
+            }
+        });
+        let renewing = Arc::clone(&pki);
+        tree.spawn("server certificate", |stop| async move {
+            loop {
+                tokio::select! {
+                    () = stop.wait() => return,
+                    () = tokio::time::sleep(RENEWAL) => {}
+                }
+                match server_key(&renewing) {
+                    Ok(key) => server.set(key),
+                    Err(error) => tracing::error!("the server certificate stays as it is: {error:#}"),
+                }
             }
         });
         let sessions = Shutdown::new();
@@ -147,6 +159,15 @@ impl Cloud {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// The present server certificate, renewed when it ends soon.
+fn server_key(pki: &Pki) -> anyhow::Result<Arc<CertifiedKey>> {
+    let server =
+        pki.server_certificate(now_micros() / 1_000_000).context("cannot make the server certificate")?;
+    let provider = aos_tls::provider();
+    let key = provider.key_provider.load_private_key(server.key).context("cannot use the server key")?;
+    Ok(Arc::new(CertifiedKey::new(server.chain, key)))
 }
 
 /// All names under which clients may reach the listeners, the public ones first.

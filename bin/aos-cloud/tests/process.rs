@@ -1,5 +1,7 @@
 //! The program as a process: signals and sudden death.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
+
 mod common;
 
 use std::path::Path;

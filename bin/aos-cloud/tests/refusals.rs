@@ -1,5 +1,7 @@
 //! Who is turned away, and how.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
+
 mod common;
 
 use common::client::{Credentials, key_and_csr, request, tls};

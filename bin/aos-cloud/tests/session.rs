@@ -1,5 +1,7 @@
 //! A scripted Unit over real TLS: from provisioning to the running service and through bad weather.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
+
 mod common;
 
 use std::time::SystemTime;

@@ -1,5 +1,6 @@
 //! Items and versions.
 
+use aos_cloud_fleet::{LATEST, resolve};
 use aos_cloud_store::{AuditEntry, Item, NewItem, NewVersion, Role, VersionAdded, VersionRow};
 use aos_ids::{Digest, ItemKind, Version};
 use axum::Json;
@@ -72,7 +73,14 @@ pub(crate) async fn list(
 ) -> Result<Json<Value>, ApiError> {
     let company = (caller.0.role != Role::Admin).then(|| caller.0.company_id.clone());
     let (items, total) = api.store.items(company, page.limit(), page.offset).await?;
-    Ok(Json(view::list(items.iter().map(view::item), total, page.offset)))
+    let versions = api.store.versions_of(items.iter().map(|item| item.id.clone()).collect()).await?;
+    let shown = items.iter().zip(&versions).map(|(item, versions)| {
+        let mut shown = view::item(item);
+        let known = versions.iter().map(|row| row.version.as_str());
+        shown["latest_version"] = json!(resolve(LATEST, known));
+        shown
+    });
+    Ok(Json(view::list(shown, total, page.offset)))
 }
 
 pub(crate) async fn show(

@@ -48,23 +48,30 @@ pub(crate) async fn poll(
     }
     let view = api.store.unit_view(&unit.id).await?;
     let view = view.ok_or_else(|| ApiError::not_found("no such Unit"))?;
-    render(&view).map(Json)
+    let state = state(&view)?;
+    let reported = state.items.iter().map(|item| &item.value.item);
+    let running = state.instances.iter().map(|instance| &instance.value.item);
+    let ids = reported.chain(running).filter_map(|identity| identity.id.clone());
+    let assigned = view.assigned.iter().map(|row| row.assignment.item_id.clone());
+    let names = api.store.item_names(ids.chain(assigned).collect()).await?;
+    render(&view, &state, &names).map(Json)
 }
 
-fn render(view: &UnitView) -> Result<Value, ApiError> {
-    let state: UnitState = match &view.status {
-        Some(status) => serde_json::from_str(&status.merged).map_err(|error| ApiError::internal(&error))?,
-        None => UnitState::default(),
-    };
-    let known: HashMap<&str, (&str, &str)> = view
-        .assigned
-        .iter()
-        .map(|row| &row.assignment)
-        .map(|row| (row.item_id.as_str(), (row.codename.as_str(), row.kind.as_str())))
-        .collect();
+fn state(view: &UnitView) -> Result<UnitState, ApiError> {
+    match &view.status {
+        Some(status) => serde_json::from_str(&status.merged).map_err(|error| ApiError::internal(&error)),
+        None => Ok(UnitState::default()),
+    }
+}
+
+fn render(
+    view: &UnitView,
+    state: &UnitState,
+    names: &HashMap<String, (String, String)>,
+) -> Result<Value, ApiError> {
     let item = |identity: &AosIdentity| {
-        let key = identity.key().unwrap_or_default();
-        let (codename, kind) = known.get(key).copied().unzip();
+        let named = identity.id.as_ref().and_then(|id| names.get(id));
+        let (codename, kind) = named.map(|(codename, kind)| (codename.as_str(), kind.as_str())).unzip();
         json!({
             "id": identity.id,
             "codename": codename.or(identity.codename.as_deref()),
@@ -102,21 +109,7 @@ fn render(view: &UnitView) -> Result<Value, ApiError> {
             })
         }
     };
-    let nodes = state.nodes.iter().map(|node| &node.value).map(|node| {
-        json!({
-            "node_id": node.identity.key(),
-            "title": node.identity.title,
-            "node_type": node.node_group_subject.key(),
-            "state": node.state,
-            "is_connected": node.is_connected,
-            "is_main": node.attrs.as_ref().is_some_and(|attrs| attrs.contains_key("MainNode")),
-            "max_dmips": node.max_dmips,
-            "total_ram": node.total_ram,
-            "os": node.os_info.os,
-            "runtimes": node.runtimes.iter().flatten().map(|r| r.runtime_type.as_str()).collect::<Vec<_>>(),
-            "error": node.error_info,
-        })
-    });
+    let nodes = state.nodes.iter().map(|node| view::reported_node(&node.value));
     let items = state.items.iter().map(|entry| &entry.value).map(|entry| {
         json!({
             "item": item(&entry.item),

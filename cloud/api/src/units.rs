@@ -68,11 +68,13 @@ pub(crate) async fn certificates(
         let expired = !certificate.is_good(now_micros() / 1_000_000);
         json!({
             "type": certificate.cert_type,
+            "cert_type": certificate.cert_type,
             "node_id": certificate.node_id,
             "serial": certificate.serial,
             "status": if expired { "expired" } else { "issued" },
             "not_before": view::time(certificate.not_before.saturating_mul(1_000_000)),
             "not_after": view::time(certificate.not_after.saturating_mul(1_000_000)),
+            "valid_till": view::time(certificate.not_after.saturating_mul(1_000_000)),
         })
     });
     Ok(Json(view::whole_list(shown)))

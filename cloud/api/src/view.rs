@@ -1,5 +1,6 @@
 //! Shapes that several answers share.
 
+use aos_cloud_protocol::NodeInfo;
 use aos_cloud_store::{Item, Unit};
 use serde_json::{Value, json};
 
@@ -50,4 +51,18 @@ pub(crate) fn item(item: &Item) -> Value {
         "owner": {"id": item.company_id, "type": item.company_kind},
         "created_at": time(item.created_at),
     })
+}
+
+/// A node as the Unit reports it, in the words of the protocol, with what tools look for beside them.
+pub(crate) fn reported_node(node: &NodeInfo) -> Value {
+    let mut shown = json!(node);
+    if let Some(members) = shown.as_object_mut() {
+        let is_main = node.attrs.as_ref().is_some_and(|attrs| attrs.contains_key("MainNode"));
+        members.insert("node_id".to_owned(), json!(node.identity.key()));
+        members.insert("node_type".to_owned(), json!(node.node_group_subject.key()));
+        members.insert("is_main".to_owned(), json!(is_main));
+        members.insert("is_connected".to_owned(), json!(node.is_connected));
+        members.insert("error".to_owned(), json!(node.error_info));
+    }
+    shown
 }

@@ -199,20 +199,25 @@ async fn addresses_expire_and_cannot_be_made_up() {
 
 async fn publish(fixture: &Fixture, edit: impl FnOnce(&mut serde_json::Value)) -> Result<Tree, BlobError> {
     use serde_json::json;
-    let layer = fixture.put(b"layer").await;
-    let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": ["sha256:0"]}});
-    let config = fixture.put(config.to_string().as_bytes()).await;
-    let item = fixture.put(br#"{"created": "2026-01-01T00:00:00Z"}"#).await;
-    let mut manifest = json!({
-        "schemaVersion": 2,
-        "config": {"digest": config.to_string()},
-        "aosItemConfig": {"digest": item.to_string()},
-        "layers": [{"digest": layer.to_string(), "size": 5}],
+    let put = async |media_type: &str, bytes: &[u8]| {
+        let digest = fixture.put(bytes).await.to_string();
+        json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
+    };
+    let layer = put("application/vnd.oci.image.layer.v1.tar", b"layer").await;
+    let diff_id = layer["digest"].clone();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [diff_id]},
     });
+    let config = put("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes()).await;
+    let item = br#"{"created": "2026-01-01T00:00:00Z"}"#;
+    let item = put("application/vnd.aos.item.config.v1+json", item).await;
+    let mut manifest =
+        json!({"schemaVersion": 2, "config": config, "aosItemConfig": item, "layers": [layer]});
     edit(&mut manifest);
-    let manifest = fixture.put(manifest.to_string().as_bytes()).await;
-    let index = json!({"schemaVersion": 2, "manifests": [{"digest": manifest.to_string()}]});
-    let index = fixture.put(index.to_string().as_bytes()).await;
+    let manifest = manifest.to_string();
+    let manifest = put("application/vnd.oci.image.manifest.v1+json", manifest.as_bytes()).await;
+    let index = json!({"schemaVersion": 2, "manifests": [manifest]}).to_string();
+    let index = fixture.put(index.as_bytes()).await;
     fixture.blobs.check_tree(index, true).await
 }
 
@@ -227,6 +232,14 @@ async fn a_version_is_checked_as_a_whole() {
     refused(publish(&fixture, |m| m["layers"][0]["size"] = 6.into()).await);
     refused(publish(&fixture, |m| m["layers"] = serde_json::json!([])).await);
     refused(publish(&fixture, |m| m["aosItemConfig"] = serde_json::Value::Null).await);
+    let odd = fixture.put(br#"{"quotas": "many"}"#).await.to_string();
+    refused(
+        publish(&fixture, |m| {
+            m["aosItemConfig"]["digest"] = odd.into();
+            m["aosItemConfig"]["size"] = 18.into();
+        })
+        .await,
+    );
     refused(publish(&fixture, |m| m["config"]["digest"] = "sha256:../../etc/passwd".into()).await);
     refused(fixture.blobs.check_tree(digest(b"absent"), true).await);
 }

@@ -1,17 +1,18 @@
 //! Checking a version before it is published: index, manifests, configurations and layers.
 //!
-//! Every blob that a Unit will ask for must be there, and every document must be one that a Unit can read.
-//! Limits are those of the Units: 8 manifests, 16 layers each.
+//! Every blob that a Unit will ask for must be there with the announced size, and every document must be one
+//! that a Unit reads: the same readers decide here. Units of the original take 8 manifests and 16 layers;
+//! more is published with a warning.
 
 use std::collections::BTreeMap;
 
 use aos_ids::Digest;
-use serde_json::Value;
+use aos_item_format::{Descriptor, FormatError, ImageConfig, Index, ItemConfig, Manifest};
 
 use crate::{BlobError, Blobs};
 
-const MAX_MANIFESTS: usize = 8;
-const MAX_LAYERS: usize = 16;
+const COMMON_MANIFESTS: usize = 8;
+const COMMON_LAYERS: usize = 16;
 
 /// All blobs of a version.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,106 +23,97 @@ pub struct Tree {
     pub size: u64,
 }
 
+/// The blobs seen so far with their plain sizes.
+type Seen = BTreeMap<Digest, u64>;
+
 impl Blobs {
     /// Checks the tree under `index`. `runs` tells whether the item is to run (service, component), in
     /// which case each manifest needs an item configuration and an image configuration.
     pub async fn check_tree(&self, index: Digest, runs: bool) -> Result<Tree, BlobError> {
-        let mut found = BTreeMap::new();
-        let document = self.object(&index, "index", &mut found).await?;
-        let manifests = array(&document, "manifests", "index")?;
-        if manifests.is_empty() || manifests.len() > MAX_MANIFESTS {
-            return Err(refused(format!("the index must list 1 to {MAX_MANIFESTS} manifests")));
+        let mut seen = Seen::new();
+        let bytes = self.bytes(&index, "index", &mut seen).await?;
+        let document = Index::read(&bytes).map_err(malformed("index", index))?;
+        if document.manifests.is_empty() {
+            return Err(refused("the index lists no manifest".to_owned()));
         }
-        for descriptor in manifests {
-            let digest = self.descriptor(descriptor, "manifest", &mut found).await?;
-            let manifest = self.object(&digest, "manifest", &mut found).await?;
-            self.manifest(&manifest, runs, &mut found).await?;
+        if document.manifests.len() > COMMON_MANIFESTS {
+            tracing::warn!("index {index} lists {} manifests; some Units take 8", document.manifests.len());
         }
-        Ok(Tree { size: found.values().sum(), blobs: found.into_keys().collect() })
+        for descriptor in &document.manifests {
+            self.present(descriptor, "manifest", &mut seen).await?;
+            let bytes = self.bytes(&descriptor.digest, "manifest", &mut seen).await?;
+            let manifest = Manifest::read(&bytes).map_err(malformed("manifest", descriptor.digest))?;
+            self.manifest(&manifest, runs, &mut seen).await?;
+        }
+        Ok(Tree { size: seen.values().sum(), blobs: seen.into_keys().collect() })
     }
 
-    async fn manifest(
-        &self,
-        manifest: &Value,
-        runs: bool,
-        found: &mut BTreeMap<Digest, u64>,
-    ) -> Result<(), BlobError> {
-        let config = manifest.get("config").ok_or_else(|| refused("a manifest has no config".to_owned()))?;
-        let config = self.descriptor(config, "image configuration", found).await?;
-        let image = self.object(&config, "image configuration", found).await?;
-        let layers = array(manifest, "layers", "manifest")?;
-        if layers.len() > MAX_LAYERS {
-            return Err(refused(format!("a manifest lists more than {MAX_LAYERS} layers")));
+    async fn manifest(&self, manifest: &Manifest, runs: bool, seen: &mut Seen) -> Result<(), BlobError> {
+        let layers = manifest.layers.len();
+        if layers > COMMON_LAYERS {
+            tracing::warn!("a manifest lists {layers} layers; some Units take 16");
         }
-        for layer in layers {
-            self.descriptor(layer, "layer", found).await?;
+        self.present(&manifest.config, "image configuration", seen).await?;
+        for layer in &manifest.layers {
+            self.present(layer, "layer", seen).await?;
         }
-        let item = manifest.get("aosItemConfig").or_else(|| manifest.get("aosService"));
-        match item.filter(|item| !item.is_null()) {
-            Some(item) => {
-                let digest = self.descriptor(item, "item configuration", found).await?;
-                self.object(&digest, "item configuration", found).await?;
+        match &manifest.aos_item_config {
+            Some(descriptor) => {
+                self.present(descriptor, "item configuration", seen).await?;
+                let bytes = self.bytes(&descriptor.digest, "item configuration", seen).await?;
+                ItemConfig::read(&bytes).map_err(malformed("item configuration", descriptor.digest))?;
             }
             None if runs => {
                 return Err(refused("a manifest has no aosItemConfig; it could not be started".to_owned()));
             }
             None => {}
         }
-        if runs {
-            for key in ["architecture", "os"] {
-                if !image.get(key).is_some_and(Value::is_string) {
-                    return Err(refused(format!("an image configuration has no '{key}'")));
-                }
-            }
-            let ids = image.pointer("/rootfs/diff_ids").and_then(Value::as_array).map_or(0, Vec::len);
-            if ids != layers.len() {
-                return Err(refused(format!(
-                    "an image configuration has {ids} rootfs.diff_ids for {} layers",
-                    layers.len()
-                )));
-            }
+        if !runs {
+            return Ok(());
+        }
+        let digest = manifest.config.digest;
+        let bytes = self.bytes(&digest, "image configuration", seen).await?;
+        let image = ImageConfig::read(&bytes).map_err(malformed("image configuration", digest))?;
+        if image.architecture.is_empty() || image.os.is_empty() {
+            return Err(refused(format!("image configuration {digest} names no architecture or no os")));
+        }
+        let ids = image.rootfs.diff_ids.len();
+        if ids != layers {
+            return Err(refused(format!(
+                "image configuration {digest} has {ids} rootfs.diff_ids for {layers} layers"
+            )));
         }
         Ok(())
     }
 
-    /// The digest that a descriptor names, after checking that the blob is there with the announced size.
-    async fn descriptor(
-        &self,
-        descriptor: &Value,
-        what: &str,
-        found: &mut BTreeMap<Digest, u64>,
-    ) -> Result<Digest, BlobError> {
-        let text = descriptor.get("digest").and_then(Value::as_str).unwrap_or_default();
-        let digest: Digest = text.parse().map_err(|error| refused(format!("{what}: {error}")))?;
-        let blob = self.find(&digest).await?.ok_or_else(|| missing(what, &digest))?;
-        if let Some(size) = descriptor.get("size").and_then(Value::as_u64)
-            && size != blob.size
-        {
+    /// Checks that the blob of a descriptor is there with the announced size.
+    async fn present(&self, descriptor: &Descriptor, what: &str, seen: &mut Seen) -> Result<(), BlobError> {
+        let Descriptor { digest, size, .. } = descriptor;
+        let blob = self.find(digest).await?.ok_or_else(|| missing(what, digest))?;
+        if *size != blob.size {
             return Err(refused(format!("{what} {digest} has {} bytes, not {size}", blob.size)));
         }
-        found.insert(digest, blob.size);
-        Ok(digest)
+        seen.insert(*digest, blob.size);
+        Ok(())
     }
 
-    async fn object(
-        &self,
-        digest: &Digest,
-        what: &str,
-        found: &mut BTreeMap<Digest, u64>,
-    ) -> Result<Value, BlobError> {
+    async fn bytes(&self, digest: &Digest, what: &str, seen: &mut Seen) -> Result<Vec<u8>, BlobError> {
         let bytes = self.document(digest).await?.ok_or_else(|| missing(what, digest))?;
-        found.insert(*digest, bytes.len() as u64);
-        let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| refused(format!("{what} {digest} is no JSON: {error}")))?;
-        if value.is_object() { Ok(value) } else { Err(refused(format!("{what} {digest} is no object"))) }
+        seen.insert(*digest, bytes.len() as u64);
+        Ok(bytes)
     }
 }
 
-fn array<'a>(object: &'a Value, key: &str, what: &str) -> Result<&'a Vec<Value>, BlobError> {
-    object
-        .get(key)
-        .and_then(Value::as_array)
-        .ok_or_else(|| refused(format!("the {what} has no list '{key}'")))
+fn malformed(what: &'static str, digest: Digest) -> impl FnOnce(FormatError) -> BlobError {
+    move |error| {
+        let mut text = format!("{what} {digest}: {error}");
+        if let Some(cause) = std::error::Error::source(&error).map(ToString::to_string)
+            && !text.contains(&cause)
+        {
+            text = format!("{text}: {cause}");
+        }
+        BlobError::Tree(text)
+    }
 }
 
 fn missing(what: &str, digest: &Digest) -> BlobError {

@@ -1,5 +1,7 @@
 //! Items and their versions.
 
+use std::collections::{BTreeSet, HashMap};
+
 use rusqlite::{OptionalExtension as _, Row, params};
 use uuid::Uuid;
 
@@ -134,6 +136,44 @@ impl Store {
             let mut statement = work.sql.prepare_cached(&query).map_err(sql("find an item"))?;
             let rows = statement.query_map([key], item).and_then(Iterator::collect);
             rows.map_err(sql("find an item"))
+        })
+        .await
+    }
+
+    /// Codename and type of the items with these ids; unknown ids are left out.
+    pub async fn item_names(
+        &self,
+        ids: BTreeSet<String>,
+    ) -> Result<HashMap<String, (String, String)>, StoreError> {
+        self.transact(move |work| {
+            let failed = sql("name items");
+            let mut statement =
+                work.sql.prepare_cached("SELECT codename, type FROM items WHERE id = ?1").map_err(&failed)?;
+            let mut names = HashMap::new();
+            for id in ids {
+                let name = statement.query_row([&id], |row| Ok((row.get(0)?, row.get(1)?))).optional();
+                if let Some(name) = name.map_err(&failed)? {
+                    names.insert(id, name);
+                }
+            }
+            Ok(names)
+        })
+        .await
+    }
+
+    /// Versions of several items, in the order of `item_ids`, each oldest first.
+    pub async fn versions_of(&self, item_ids: Vec<String>) -> Result<Vec<Vec<VersionRow>>, StoreError> {
+        self.transact(move |work| {
+            let failed = sql("list versions");
+            let mut statement = work
+                .sql
+                .prepare_cached(
+                    "SELECT version, index_digest, created_at FROM versions WHERE item_id = ?1 \
+                     ORDER BY created_at, version",
+                )
+                .map_err(&failed)?;
+            let mut rows = |id: &String| statement.query_map([id], version).and_then(Iterator::collect);
+            item_ids.iter().map(|id| rows(id).map_err(&failed)).collect()
         })
         .await
     }

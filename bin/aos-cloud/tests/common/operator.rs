@@ -84,37 +84,42 @@ impl Operator {
 
     /// Publishes a service of one layer; returns the item's id and the digests of all blobs.
     pub async fn publish(&self, codename: &str, version: &str, layer: &[u8]) -> (String, Vec<String>) {
-        let layer_digest = self.upload(layer).await;
+        let put = async |media_type: &str, bytes: &[u8]| {
+            let digest = self.upload(bytes).await;
+            json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
+        };
+        let layer_blob = put("application/vnd.oci.image.layer.v1.tar", layer).await;
         let config = json!({
             "architecture": "amd64",
             "os": "linux",
             "config": {"Cmd": ["/bin/hello"]},
             "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
         });
-        let config = self.upload(config.to_string().as_bytes()).await;
-        let item_config = self.upload(br#"{"created":"2026-01-01T00:00:00Z","author":"t"}"#).await;
+        let config = config.to_string();
+        let config = put("application/vnd.oci.image.config.v1+json", config.as_bytes()).await;
+        let item_config = br#"{"created":"2026-01-01T00:00:00Z","author":"t"}"#;
+        let item_config = put("application/vnd.aos.item.config.v1+json", item_config).await;
         let manifest = json!({
-            "schemaVersion": 2,
-            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config},
-            "aosItemConfig": {
-                "mediaType": "application/vnd.aos.item.config.v1+json",
-                "digest": item_config,
-            },
-            "layers": [{
-                "mediaType": "application/vnd.oci.image.layer.v1.tar",
-                "digest": layer_digest,
-                "size": layer.len(),
-            }],
+            "schemaVersion": 2, "config": config, "aosItemConfig": item_config, "layers": [layer_blob],
         });
-        let manifest = self.upload(manifest.to_string().as_bytes()).await;
-        let index = json!({"schemaVersion": 2, "manifests": [{"digest": manifest}]});
+        let text = manifest.to_string();
+        let manifest_blob = put("application/vnd.oci.image.manifest.v1+json", text.as_bytes()).await;
+        let index = json!({"schemaVersion": 2, "manifests": [manifest_blob]});
         let index = self.upload(index.to_string().as_bytes()).await;
+        let of = |blob: &Value| blob["digest"].as_str().unwrap().to_owned();
+        let digests = vec![
+            index.clone(),
+            of(&manifest_blob),
+            of(&manifest["config"]),
+            of(&manifest["aosItemConfig"]),
+            of(&manifest["layers"][0]),
+        ];
         let item = json!({"type": "service", "codename": codename});
         let item = self.post("update-items/", &item).await.ok().json();
         let id = item["id"].as_str().unwrap().to_owned();
         let new = json!({"version": version, "index_digest": index});
         self.post(&format!("update-items/{id}/versions/"), &new).await.ok();
-        (id, vec![index, manifest, config, item_config, layer_digest])
+        (id, digests)
     }
 
     /// Assigns an item to a Unit.

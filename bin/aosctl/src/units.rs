@@ -91,12 +91,7 @@ fn describe(unit: &Value) -> String {
         .iter()
         .map(|node| {
             let link = if node["is_connected"] == Value::Bool(true) { "connected" } else { "away" };
-            vec![
-                name(node, "/identity"),
-                text(node, "/state"),
-                link.to_owned(),
-                text(node, "/errorInfo/message"),
-            ]
+            vec![text(node, "/node_id"), text(node, "/state"), link.to_owned(), error(node)]
         })
         .collect();
     let items: Vec<_> = elements(&unit["items"])

@@ -140,6 +140,8 @@ pub fn sm(places: &Places) -> Value {
                 "stateDir": places.text("states"),
                 "crunStateRoot": places.text("run/crun"),
                 "crunExecutable": executable.unwrap_or("/usr/bin/crun"),
+                // The test service does not listen to SIGTERM.
+                "stopGrace": "1s",
             },
         }],
     })

@@ -18,6 +18,7 @@ use aos_testbed::{Daemon, Error, HttpService, Result, Site, Stage, binaries, cha
 use serde_json::json;
 
 const CODENAME: &str = "bench";
+const SYSTEM_ID: &str = "bench-unit";
 
 fn main() -> ExitCode {
     if !nix::unistd::geteuid().is_root() {
@@ -87,7 +88,7 @@ fn run() -> Result<()> {
     let site = Arc::new(Site::new("bench")?);
     let _done = end_on_interrupt(&site)?;
     let mut tell = |text: &str| eprintln!("{text}");
-    let mut stage = Stage::provisioned(Arc::clone(&site), "bench-unit", &mut tell)?;
+    let mut stage = Stage::provisioned(Arc::clone(&site), SYSTEM_ID, &mut tell)?;
 
     let program = binaries::find("aos")?;
     let size = fs::metadata(&program).tried(|| format!("cannot read {}", program.display()))?.len();
@@ -96,22 +97,28 @@ fn run() -> Result<()> {
     stage.unit.start_all()?;
     stage.wait_online(STEP_LIMIT)?;
     for run in 1..=runs {
-        let version = format!("1.0.{run}");
-        let service = HttpService::new(&site.dir().join("service"), CODENAME, &version)?;
-        service.publish(&stage.operator, &version)?;
-        if run == 1 {
-            stage.operator.run(&["assign", "bench-unit", CODENAME])?;
-        }
-        let status = stage.wait_active(CODENAME, &version, STEP_LIMIT)?;
+        // A new item each time: nothing of it is on the Unit, and nothing has to be stopped for it.
+        let codename = format!("{CODENAME}-{run}");
+        let service = HttpService::new(&site.dir().join("service"), &codename, &codename)?;
+        service.publish(&stage.operator, "1.0.0")?;
+        stage.operator.run(&["assign", SYSTEM_ID, &codename])?;
+        let status = stage.wait_active(&codename, "1.0.0", STEP_LIMIT)?;
         let time =
             since_desired_sent(&status).and_then(|time| u64::try_from(time).ok()).ok_or_else(|| {
                 Error::Unexpected("the cloud does not tell when it sent desiredStatus".to_owned())
             })?;
         eprintln!("run {run}: active {time} ms after desiredStatus");
         let note =
-            "desiredStatus sent to 'active' known in the cloud; a new version each time, one 1 MB layer";
+            "desiredStatus sent to 'active' known in the cloud; a new item each time, one layer of 1 MB";
         rows.add("unit.desired_to_active", "ms", note, time);
     }
+    for run in 2..=runs {
+        stage.operator.run(&["unassign", SYSTEM_ID, &format!("{CODENAME}-{run}")])?;
+    }
+    stage.wait_status("one service to be left", STEP_LIMIT, |status| {
+        let left = aos_testbed::stage::instances(status);
+        if left.len() == 1 { Ok(()) } else { Err(format!("{left:?}")) }
+    })?;
     for run in 1..=runs {
         for daemon in Daemon::ALL.into_iter().rev() {
             stage.unit.stop(daemon)?;

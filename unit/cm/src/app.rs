@@ -60,7 +60,7 @@ pub(crate) async fn run_until(config: &Config, shutdown: Shutdown, run_dir: &Pat
 async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<TaskTree, Error> {
     for dir in [&config.working_dir, &config.storage_dir, &config.state_dir] {
         aos_durable::create_dir(dir, 0o700)
-            .map_err(|source| Error::Directory { dir: dir.clone(), source })?;
+            .map_err(|source| Error::Directory { dir: dir.clone(), source: Box::new(source) })?;
     }
     let db = || database::open(&config.database());
     let roots = aos_tls::roots_from_pem_file(&config.ca_cert)?;
@@ -202,7 +202,7 @@ async fn serve_status(dir: std::path::PathBuf, questions: mpsc::Sender<oneshot::
 
 fn root_certificates(path: &Path) -> Result<Vec<Vec<u8>>, Error> {
     let text = aos_durable::read_bounded(path, MAX_ROOTS)
-        .map_err(|source| Error::Roots { path: path.to_owned(), source })?
+        .map_err(|source| Error::Roots { path: path.to_owned(), source: Box::new(source) })?
         .unwrap_or_default();
     Ok(CertificateDer::pem_slice_iter(&text).filter_map(Result::ok).map(|der| der.to_vec()).collect())
 }

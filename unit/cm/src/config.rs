@@ -13,12 +13,13 @@ use serde::Deserialize;
 pub use aos_config_file::ConfigError;
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
 
 /// The file as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[allow(clippy::struct_field_names, reason = "the keys of the file")]
 struct File {
     ca_cert: PathBuf,
     cert_storage: Option<String>,

@@ -18,10 +18,6 @@ const MIGRATIONS: Migrations = Migrations::new(&[include_str!("database/001_firs
 pub const UPDATE: &str = "update";
 /// What the launcher was asked to run.
 pub const REQUESTS: &str = "requests";
-/// Overridden environment variables.
-pub const ENV_VARS: &str = "envvars";
-/// Result of the last attempt to change the Unit configuration.
-pub const UNIT_CONFIG: &str = "unitconfig";
 
 /// Why something could not be kept or read.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub enum Error {
     /// The configuration file is missing or wrong; the message names file, key and reason.
     #[error(transparent)]
-    Config(#[from] crate::config::ConfigError),
+    Config(Box<crate::config::ConfigError>),
     /// The runtime could not be built.
     #[error("starting the asynchronous runtime")]
     Runtime(#[source] std::io::Error),
@@ -19,14 +19,14 @@ pub enum Error {
         dir: PathBuf,
         /// Why.
         #[source]
-        source: aos_durable::DurableError,
+        source: Box<aos_durable::DurableError>,
     },
     /// The database cannot be used.
     #[error("opening what is stored")]
-    Database(#[from] crate::database::StoreError),
+    Database(#[source] Box<crate::database::StoreError>),
     /// The folders of blobs cannot be used.
     #[error("opening the stored items")]
-    Blobs(#[from] aos_content_store::StoreError),
+    Blobs(#[source] Box<aos_content_store::StoreError>),
     /// The root certificates cannot be read.
     #[error("reading the root certificates {}", path.display())]
     Roots {
@@ -34,15 +34,39 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         #[source]
-        source: aos_durable::DurableError,
+        source: Box<aos_durable::DurableError>,
     },
     /// TLS cannot be set up, or the address cannot be listened on.
     #[error("setting up secure connections")]
     Tls(#[from] aos_tls::TlsError),
     /// The link to IAM cannot be made.
     #[error("setting up the link to IAM")]
-    Iam(#[from] aos_iam_link::LinkError),
+    Iam(#[source] Box<aos_iam_link::LinkError>),
     /// A task ended that should not.
     #[error(transparent)]
     Task(#[from] aos_supervise::TaskError),
+}
+
+impl From<crate::config::ConfigError> for Error {
+    fn from(error: crate::config::ConfigError) -> Self {
+        Self::Config(Box::new(error))
+    }
+}
+
+impl From<crate::database::StoreError> for Error {
+    fn from(error: crate::database::StoreError) -> Self {
+        Self::Database(Box::new(error))
+    }
+}
+
+impl From<aos_content_store::StoreError> for Error {
+    fn from(error: aos_content_store::StoreError) -> Self {
+        Self::Blobs(Box::new(error))
+    }
+}
+
+impl From<aos_iam_link::LinkError> for Error {
+    fn from(error: aos_iam_link::LinkError) -> Self {
+        Self::Iam(Box::new(error))
+    }
 }

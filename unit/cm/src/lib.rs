@@ -40,6 +40,7 @@ pub struct Args {
 ///
 /// Builds its own single-threaded runtime. Returns an error at once when the configuration is wrong or the
 /// database cannot be opened; IAM or the cloud not being there yet is no error: it waits for them.
+#[allow(clippy::needless_pass_by_value, reason = "the same form for all components")]
 pub fn run(args: Args) -> Result<(), Error> {
     app::run(&args.config)
 }

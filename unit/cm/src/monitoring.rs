@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn the_latest_samples_are_kept() {
         let (node, now) = (NodeId::new("n").unwrap(), Instant::now());
-        let mut waiting = Waiting::new(Duration::from_secs(60));
+        let mut waiting = Waiting::new(Duration::from_mins(1));
         for ram in 0..20 {
             let data = v5::MonitoringData { ram, ..Default::default() };
             let samples = v5::InstantMonitoring { node_monitoring: Some(data), instances_monitoring: vec![] };

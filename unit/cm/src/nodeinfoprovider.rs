@@ -355,7 +355,7 @@ fn runtime(runtime: &aos_unit_api::servicemanager::v5::RuntimeInfo) -> wire::Run
 mod tests {
     use super::*;
 
-    const MINUTE: Duration = Duration::from_secs(60);
+    const MINUTE: Duration = Duration::from_mins(1);
 
     fn info(state: &str, components: &str) -> v6::NodeInfo {
         let attrs = vec![v6::NodeAttribute { name: "AosComponents".into(), value: components.into() }];

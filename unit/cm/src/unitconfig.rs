@@ -3,7 +3,7 @@
 //! A broken file does not block a new configuration. The same configuration once more, as after a restart in
 //! the middle of an update, is no error.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aos_cloud_protocol::UnitConfigStatus;
 use aos_ids::NodeId;
@@ -29,7 +29,6 @@ enum Installed {
 /// The configuration of the Unit.
 #[derive(Debug, Clone)]
 pub struct UnitConfigs {
-    path: PathBuf,
     installed: Installed,
     /// Version and error of the last attempt, when it failed.
     attempt: Option<(String, ErrorInfo)>,
@@ -53,7 +52,7 @@ impl UnitConfigs {
         if let Installed::Broken(error) = &installed {
             tracing::error!("unit configuration {}: {error}", path.display());
         }
-        Self { path: path.to_owned(), installed, attempt: None }
+        Self { installed, attempt: None }
     }
 
     /// The configuration in force.
@@ -89,11 +88,6 @@ impl UnitConfigs {
         std::iter::once(first).chain(failed).collect()
     }
 
-    /// Forgets a failed attempt, once the cloud was told.
-    pub fn forget_attempt(&mut self) {
-        self.attempt = None;
-    }
-
     /// What is to be installed for this wish; `None` when it is installed already.
     pub fn plan(&self, wish: &serde_json::Value) -> Result<Option<UnitConfig>, Refused> {
         let version = wish.get("version").and_then(|version| version.as_str()).unwrap_or_default().to_owned();
@@ -127,11 +121,6 @@ impl UnitConfigs {
                 self.attempt = Some((version, error));
             }
         }
-    }
-
-    /// Where it is kept.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 }
 

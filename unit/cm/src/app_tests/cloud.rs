@@ -96,7 +96,7 @@ impl Cloud {
     /// Puts a blob up; every other one is encrypted.
     pub fn publish(&self, bytes: &[u8]) -> Descriptor {
         let digest = sha256(bytes);
-        let encrypt = digest.as_bytes()[0] % 2 == 0;
+        let encrypt = digest.as_bytes()[0].is_multiple_of(2);
         let (mut served, mut decrypt_info) = (bytes.to_vec(), None);
         if encrypt {
             served.clear();

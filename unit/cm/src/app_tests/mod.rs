@@ -132,7 +132,7 @@ macro_rules! in_time {
 #[tokio::test]
 async fn a_wished_service_runs_and_crashes_repeat_nothing() {
     in_time!(async {
-        let (mut world, wish) = World::with_service(&[5; 100_000]).await;
+        let (mut world, wish) = World::with_service(&vec![5; 100_000]).await;
         let fulls = world.cloud.fulls();
         assert!(fulls.iter().all(|count| *count == 1), "{fulls:?}");
         let document = world.document().await;
@@ -201,7 +201,7 @@ async fn a_damaged_version_fails_and_the_running_one_stays() {
 async fn a_download_survives_a_crash() {
     in_time!(async {
         let mut world = World::new().await;
-        let (index, layer) = world.cloud.publish_image(&[8; 300_000]);
+        let (index, layer) = world.cloud.publish_image(&vec![8; 300_000]);
         world.cloud.blobs.lock().unwrap().get_mut(&layer.hex()).unwrap().cut_after = Some(200_000);
         world.cloud.connected().await;
         world.sm.connect().await;
@@ -233,7 +233,7 @@ async fn a_download_survives_a_crash() {
 async fn a_newer_wish_replaces_one_that_is_being_fetched() {
     in_time!(async {
         let mut world = World::new().await;
-        let (first, layer) = world.cloud.publish_image(&[8; 300_000]);
+        let (first, layer) = world.cloud.publish_image(&vec![8; 300_000]);
         let (second, _) = world.cloud.publish_image(&[9; 1000]);
         world.cloud.blobs.lock().unwrap().get_mut(&layer.hex()).unwrap().cut_after = Some(1000);
         world.cloud.connected().await;

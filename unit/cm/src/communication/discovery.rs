@@ -57,13 +57,8 @@ pub struct Configured {
 /// host, the configured one. The path is that of the configured one.
 pub fn choose(configured: &Configured, leaf: Option<&[u8]>) -> Result<Url, AskError> {
     let from_certificate = || leaf.and_then(named_in_certificate);
-    let text = [&configured.overriding]
-        .into_iter()
-        .filter(|text| !text.is_empty())
-        .cloned()
-        .next()
-        .or_else(from_certificate)
-        .unwrap_or_else(|| configured.fallback.clone());
+    let overriding = Some(configured.overriding.clone()).filter(|text| !text.is_empty());
+    let text = overriding.or_else(from_certificate).unwrap_or_else(|| configured.fallback.clone());
     let bad =
         |reason: String| AskError::Url(format!("'{}': {reason}", text.chars().take(200).collect::<String>()));
     let mut url = Url::parse(&text).map_err(|error| bad(error.to_string()))?;
@@ -128,13 +123,11 @@ async fn exchange(dialer: &Dialer, url: &Url, system_id: &SystemId) -> Result<Re
         Ok(Response::read(&body)?)
     };
     let mut work = std::pin::pin!(work);
-    loop {
-        tokio::select! {
-            result = &mut work => return result,
-            ended = &mut connection => {
-                ended?;
-                return work.await;
-            }
+    tokio::select! {
+        result = &mut work => result,
+        ended = &mut connection => {
+            ended?;
+            work.await
         }
     }
 }

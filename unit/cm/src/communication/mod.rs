@@ -33,11 +33,11 @@ use crate::config::Config;
 use crate::transport::Dialer;
 
 /// Shortest and longest time between attempts.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(10));
 /// Share of a delay that is taken away at random.
 const JITTER: f64 = 0.2;
 /// A link that lived this long was a good one: attempts start anew.
-const GOOD_LINK: Duration = Duration::from_secs(60);
+const GOOD_LINK: Duration = Duration::from_mins(1);
 /// Time for a frame to leave.
 const SEND_TIME: Duration = Duration::from_secs(30);
 /// Time for a polite end.
@@ -53,7 +53,7 @@ const EVENTS: usize = 64;
 #[derive(Debug)]
 pub enum Command {
     /// Queue a message, with the exchange it belongs to.
-    Send(Body, Option<String>),
+    Send(Box<Body>, Option<String>),
     /// Ask where a blob is.
     BlobUrls(Digest, oneshot::Sender<Result<BlobInfo, BlobUrlError>>),
     /// A delivered message is kept.
@@ -112,7 +112,7 @@ pub struct Communication {
 impl Communication {
     /// Queues a message; false when the task's own queue is full.
     pub fn send(&self, body: Body, correlation_id: Option<String>) -> bool {
-        self.commands.try_send(Command::Send(body, correlation_id)).is_ok()
+        self.commands.try_send(Command::Send(Box::new(body), correlation_id)).is_ok()
     }
 
     /// Says that a message is kept. The cloud repeats a message whose acknowledgement finds no room.
@@ -460,7 +460,7 @@ impl Task {
     fn command(&mut self, command: Command, system_id: &SystemId, session: &mut Session) -> Vec<Action> {
         match command {
             Command::Send(body, correlation) => {
-                session.on(now(), Input::send(envelope(system_id, body, correlation)))
+                session.on(now(), Input::send(envelope(system_id, *body, correlation)))
             }
             Command::Accepted(txn) => session.on(now(), Input::Accepted(txn)),
             Command::BlobUrls(digest, answer) => {
@@ -548,7 +548,7 @@ fn queue_offline(
     state: &watch::Sender<CloudState>,
 ) {
     let input = match command {
-        Command::Send(body, correlation) => Input::send(envelope(system_id, body, correlation)),
+        Command::Send(body, correlation) => Input::send(envelope(system_id, *body, correlation)),
         Command::Accepted(txn) => Input::Accepted(txn),
         Command::BlobUrls(_, answer) => {
             let _ = answer.send(Err(BlobUrlError::Offline));

@@ -137,20 +137,11 @@ impl Book {
     pub fn fetched(&mut self, id: &ItemId, version: &str, result: Result<(), ErrorInfo>) -> Option<Change> {
         let key = (id.clone(), version.to_owned());
         let mut record = self.records.get(&key)?.clone();
-        match result {
-            Err(error) => {
-                // What is installed runs from the nodes' own copies: it stays, with the reason shown.
-                if record.state != ItemState::Installed {
-                    record.state = ItemState::Failed;
-                }
-                record.error = Some(error);
-            }
-            Ok(()) => {
-                if record.state != ItemState::Installed {
-                    record.state = ItemState::Pending;
-                }
-                record.error = None;
-            }
+        // What is installed runs from the nodes' own copies: it stays, with the reason shown.
+        let installed = record.state == ItemState::Installed;
+        record.error = result.err();
+        if !installed {
+            record.state = if record.error.is_some() { ItemState::Failed } else { ItemState::Pending };
         }
         (self.records.get(&key) != Some(&record)).then(|| self.put(key, record))
     }

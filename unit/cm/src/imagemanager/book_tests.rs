@@ -12,7 +12,7 @@ fn item(n: u8, version: &str) -> DesiredItem {
         kind: ItemKind::Service,
         version: version.into(),
         owner: OwnerId::new("sp").unwrap(),
-        index: Digest::from_sha256([version.len() as u8; 32]),
+        index: Digest::from_sha256([u8::try_from(version.len()).unwrap(); 32]),
     }
 }
 

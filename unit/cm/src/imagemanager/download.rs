@@ -67,13 +67,11 @@ pub async fn download(dialer: &Dialer, url: &str, partial: &mut PartialBlob) -> 
         let response = sent.await.map_err(|_| DownloadError::Silent)??;
         receive(response, partial).await
     });
-    loop {
-        tokio::select! {
-            result = &mut work => return result,
-            ended = &mut connection => {
-                ended?;
-                return work.await;
-            }
+    tokio::select! {
+        result = &mut work => result,
+        ended = &mut connection => {
+            ended?;
+            work.await
         }
     }
 }

@@ -31,7 +31,7 @@ const REFETCHES: u32 = 3;
 /// How often servers may refuse a blob with their whole list of addresses.
 const REFUSALS: u32 = 5;
 /// Pauses between attempts.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// How a fetch ends when it does not succeed.
 #[derive(Debug)]
@@ -172,19 +172,10 @@ impl Fetcher {
                 }
                 Err(error) => {
                     tracing::warn!("blob {digest} arrived damaged: {error}");
-                    self.note_damage(digest, &mut damaged)?;
+                    note_damage(digest, &mut damaged)?;
                 }
             }
         }
-    }
-
-    fn note_damage(&self, digest: &Digest, damaged: &mut u32) -> Result<(), FetchError> {
-        *damaged += 1;
-        if *damaged > REFETCHES {
-            let message = format!("blob {digest} arrives damaged every time");
-            return Err(FetchError::failed(AosCode::InvalidChecksum, message));
-        }
-        Ok(())
     }
 
     /// Asks the cloud until it answers.
@@ -234,7 +225,7 @@ impl Fetcher {
                 Err(DownloadError::Store(StoreError::TooLong { .. })) => {
                     tracing::warn!("blob {digest} is longer than announced");
                     partial.restart()?;
-                    self.note_damage(digest, damaged)?;
+                    note_damage(digest, damaged)?;
                     all_refused = false;
                 }
                 Err(DownloadError::Store(error)) => return Err(error.into()),
@@ -326,6 +317,15 @@ impl Fetcher {
             () = tokio::time::sleep(backoff.next(aos_backoff::random_fraction())) => Ok(()),
         }
     }
+}
+
+fn note_damage(digest: &Digest, damaged: &mut u32) -> Result<(), FetchError> {
+    *damaged += 1;
+    if *damaged > REFETCHES {
+        let message = format!("blob {digest} arrives damaged every time");
+        return Err(FetchError::failed(AosCode::InvalidChecksum, message));
+    }
+    Ok(())
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "used as a mapping function")]

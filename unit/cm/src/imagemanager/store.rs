@@ -39,9 +39,10 @@ pub fn load(db: &Connection) -> Result<Book, StoreError> {
     let mut records = Vec::new();
     for row in rows {
         let (id, version, content) = row?;
-        match (id.parse(), serde_json::from_str::<Record>(&content)) {
-            (Ok(id), Ok(record)) => records.push(((id, version), record)),
-            _ => tracing::warn!("stored item '{id}' is unreadable and left out"),
+        if let (Ok(id), Ok(record)) = (id.parse(), serde_json::from_str::<Record>(&content)) {
+            records.push(((id, version), record));
+        } else {
+            tracing::warn!("stored item '{id}' is unreadable and left out");
         }
     }
     Ok(Book::new(records))

@@ -348,11 +348,6 @@ impl Launcher {
         }
     }
 
-    /// Forgets a node that left the Unit.
-    pub fn forget(&mut self, node: &NodeId) {
-        self.reports.remove(node);
-    }
-
     /// Gives up waiting for instances that are still starting; a later word of the node repairs it.
     pub fn fail_starting(&mut self) {
         let starting: Vec<Key> = self

@@ -12,9 +12,9 @@ use aos_ids::NodeId;
 use super::core::Command;
 
 /// Time a node may take for a command.
-const ANSWER_TIME: Duration = Duration::from_secs(600);
+const ANSWER_TIME: Duration = Duration::from_mins(10);
 /// Pauses before the same command again.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
 
 #[derive(Debug)]
 struct Link {

@@ -38,7 +38,7 @@ fn instance((ident, version): &Key, record: &Record) -> v5::InstanceInfo {
 
 fn alert_rules(rules: &AlertRules) -> v5::AlertRules {
     let percents = |rule: &Threshold| v5::AlertRulePercents {
-        duration: duration(rule),
+        duration: Some(duration(rule)),
         min_threshold: rule.min,
         max_threshold: rule.max,
     };
@@ -48,7 +48,7 @@ fn alert_rules(rules: &AlertRules) -> v5::AlertRules {
         reason = "they were whole numbers of bytes"
     )]
     let points = |rule: &Threshold| v5::AlertRulePoints {
-        duration: duration(rule),
+        duration: Some(duration(rule)),
         min_threshold: rule.min as u64,
         max_threshold: rule.max as u64,
     };
@@ -60,7 +60,7 @@ fn alert_rules(rules: &AlertRules) -> v5::AlertRules {
             .iter()
             .map(|rule| v5::PartitionAlertRule {
                 name: rule.name.clone(),
-                duration: duration(rule),
+                duration: Some(duration(rule)),
                 min_threshold: rule.min,
                 max_threshold: rule.max,
             })
@@ -70,7 +70,7 @@ fn alert_rules(rules: &AlertRules) -> v5::AlertRules {
     }
 }
 
-fn duration(rule: &Threshold) -> Option<prost_types::Duration> {
+fn duration(rule: &Threshold) -> prost_types::Duration {
     let nanos = i32::try_from(rule.millis % 1000 * 1_000_000).unwrap_or(0);
-    Some(prost_types::Duration { seconds: i64::try_from(rule.millis / 1000).unwrap_or(i64::MAX), nanos })
+    prost_types::Duration { seconds: i64::try_from(rule.millis / 1000).unwrap_or(i64::MAX), nanos }
 }

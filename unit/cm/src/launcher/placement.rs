@@ -185,13 +185,15 @@ fn attempt(
     rest.collect()
 }
 
+/// Free own CPU, own RAM, instances of a runtime.
+type RuntimeRoom = (Option<u64>, Option<u64>, u64);
+
 struct Room<'a> {
     nodes: &'a [Node],
     connected: &'a BTreeSet<NodeId>,
     /// Per node: free CPU and RAM.
     free: Vec<(u64, u64)>,
-    /// Per node and runtime: free own CPU, own RAM, instances.
-    runtimes: Vec<Vec<(Option<u64>, Option<u64>, u64)>>,
+    runtimes: Vec<Vec<RuntimeRoom>>,
     /// Per node and resource name: left; `None` = unlimited.
     resources: Vec<BTreeMap<&'a str, Option<u64>>>,
     space: Space,

@@ -35,9 +35,10 @@ pub fn load(db: &Connection) -> Result<Vec<(Key, Record)>, StoreError> {
     let mut records = Vec::new();
     for row in rows {
         let (ident, version, content) = row?;
-        match (serde_json::from_str(&ident), serde_json::from_str(&content)) {
-            (Ok(ident), Ok(record)) => records.push(((ident, version), record)),
-            _ => tracing::warn!("stored instance {ident} is unreadable and left out"),
+        if let (Ok(ident), Ok(record)) = (serde_json::from_str(&ident), serde_json::from_str(&content)) {
+            records.push(((ident, version), record));
+        } else {
+            tracing::warn!("stored instance {ident} is unreadable and left out");
         }
     }
     Ok(records)

@@ -200,13 +200,13 @@ struct Network {
 #[derive(Debug, Clone)]
 pub struct Networks {
     free: VecDeque<Subnet>,
-    networks: BTreeMap<OwnerId, Network>,
+    of_owners: BTreeMap<OwnerId, Network>,
     instances: BTreeMap<InstanceIdent, Instance>,
 }
 
 impl Default for Networks {
     fn default() -> Self {
-        Self { free: all_subnets(), networks: BTreeMap::new(), instances: BTreeMap::new() }
+        Self { free: all_subnets(), of_owners: BTreeMap::new(), instances: BTreeMap::new() }
     }
 }
 
@@ -215,16 +215,16 @@ impl Networks {
     pub fn restore(&mut self, record: Change) -> bool {
         match record {
             Change::Network(owner, Some((subnet, vlan))) => {
-                if self.networks.values().any(|net| net.vlan == vlan || net.subnet.overlaps(subnet)) {
+                if self.of_owners.values().any(|net| net.vlan == vlan || net.subnet.overlaps(subnet)) {
                     return false;
                 }
                 self.free.retain(|free| !free.overlaps(subnet));
                 let network =
                     Network { subnet, vlan, hosts: BTreeMap::new(), addresses: Addresses::of(subnet) };
-                self.networks.insert(owner, network);
+                self.of_owners.insert(owner, network);
                 true
             }
-            Change::Host(owner, node, Some(ip)) => self.networks.get_mut(&owner).is_some_and(|network| {
+            Change::Host(owner, node, Some(ip)) => self.of_owners.get_mut(&owner).is_some_and(|network| {
                 let good = network.subnet.contains(ip) && network.addresses.occupy(ip);
                 if good {
                     network.hosts.insert(node, ip);
@@ -232,7 +232,7 @@ impl Networks {
                 good
             }),
             Change::Instance(ident, Some(instance)) => {
-                let good = self.networks.get_mut(&instance.network).is_some_and(|network| {
+                let good = self.of_owners.get_mut(&instance.network).is_some_and(|network| {
                     network.subnet.contains(instance.ip) && network.addresses.occupy(instance.ip)
                 });
                 if good {
@@ -254,8 +254,8 @@ impl Networks {
         random: u16,
     ) -> Result<(NodeParams, Effects), NetworkError> {
         let mut effects = Effects::default();
-        if !self.networks.contains_key(owner) {
-            if self.networks.len() >= MAX_NETWORKS {
+        if !self.of_owners.contains_key(owner) {
+            if self.of_owners.len() >= MAX_NETWORKS {
                 return Err(NetworkError::NoSubnet);
             }
             let vlan = self.free_vlan(random).ok_or(NetworkError::NoVlan)?;
@@ -266,10 +266,10 @@ impl Networks {
                 .ok_or(NetworkError::NoSubnet)?;
             let subnet = self.free.remove(place).ok_or(NetworkError::NoSubnet)?;
             let network = Network { subnet, vlan, hosts: BTreeMap::new(), addresses: Addresses::of(subnet) };
-            self.networks.insert(owner.clone(), network);
+            self.of_owners.insert(owner.clone(), network);
             effects.changes.push(Change::Network(owner.clone(), Some((subnet, vlan))));
         }
-        let network = self.networks.get_mut(owner).ok_or(NetworkError::NetworkNotFound)?;
+        let network = self.of_owners.get_mut(owner).ok_or(NetworkError::NetworkNotFound)?;
         let ip = if let Some(ip) = network.hosts.get(node) {
             *ip
         } else {
@@ -284,7 +284,7 @@ impl Networks {
     fn free_vlan(&self, random: u16) -> Option<u16> {
         (0..4094u16)
             .map(|step| 1 + (random % 4094 + step) % 4094)
-            .find(|vlan| !self.networks.values().any(|network| network.vlan == *vlan))
+            .find(|vlan| !self.of_owners.values().any(|network| network.vlan == *vlan))
     }
 
     /// Gives an instance its address and rules, or gives the same again.
@@ -295,7 +295,7 @@ impl Networks {
         node: &NodeId,
         wanted: Wanted,
     ) -> Result<(InstanceParams, Effects), NetworkError> {
-        let network = self.networks.get(owner).ok_or(NetworkError::NetworkNotFound)?;
+        let network = self.of_owners.get(owner).ok_or(NetworkError::NetworkNotFound)?;
         if !network.hosts.contains_key(node) {
             return Err(NetworkError::HostNotFound);
         }
@@ -324,7 +324,7 @@ impl Networks {
             ip
         } else {
             self.drop_instance(ident, &mut effects);
-            let network = self.networks.get_mut(owner).ok_or(NetworkError::NetworkNotFound)?;
+            let network = self.of_owners.get_mut(owner).ok_or(NetworkError::NetworkNotFound)?;
             network.addresses.take().ok_or(NetworkError::NoAddress(network.subnet))?
         };
         let instance =
@@ -335,7 +335,7 @@ impl Networks {
         }
         self.notice_changes(&before, Some(ident), &mut effects);
         let subnet =
-            self.networks.get(owner).map(|network| network.subnet).ok_or(NetworkError::NetworkNotFound)?;
+            self.of_owners.get(owner).map(|network| network.subnet).ok_or(NetworkError::NetworkNotFound)?;
         Ok((InstanceParams { subnet, ip, rules: self.rules(ident) }, effects))
     }
 
@@ -352,7 +352,7 @@ impl Networks {
 
     /// Takes a node out of a network, with all its instances there.
     pub fn release_node(&mut self, owner: &OwnerId, node: &NodeId) -> Result<Effects, NetworkError> {
-        let network = self.networks.get(owner).ok_or(NetworkError::NetworkNotFound)?;
+        let network = self.of_owners.get(owner).ok_or(NetworkError::NetworkNotFound)?;
         if !network.hosts.contains_key(node) {
             return Err(NetworkError::HostNotFound);
         }
@@ -361,14 +361,14 @@ impl Networks {
         for ident in self.idents(|known| known.node == *node && known.network == *owner) {
             self.drop_instance(&ident, &mut effects);
         }
-        if let Some(network) = self.networks.get_mut(owner) {
+        if let Some(network) = self.of_owners.get_mut(owner) {
             if let Some(ip) = network.hosts.remove(node) {
                 network.addresses.release(ip);
                 effects.changes.push(Change::Host(owner.clone(), node.clone(), None));
             }
             if network.hosts.is_empty() {
                 let subnet = network.subnet;
-                self.networks.remove(owner);
+                self.of_owners.remove(owner);
                 self.free.push_back(subnet);
                 effects.changes.push(Change::Network(owner.clone(), None));
             }
@@ -441,7 +441,7 @@ impl Networks {
 
     fn drop_instance(&mut self, ident: &InstanceIdent, effects: &mut Effects) {
         if let Some(known) = self.instances.remove(ident) {
-            if let Some(network) = self.networks.get_mut(&known.network) {
+            if let Some(network) = self.of_owners.get_mut(&known.network) {
                 network.addresses.release(known.ip);
             }
             effects.changes.push(Change::Instance(ident.clone(), None));

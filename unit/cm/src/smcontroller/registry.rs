@@ -127,7 +127,6 @@ impl Registry {
             return None;
         };
         Some(match message {
-            SmOutgoingMessage::SmInfo(_) => return None,
             SmOutgoingMessage::NodeInstancesStatus(all) => {
                 Event::AllInstances(node.clone(), reports(&node, all.instances))
             }
@@ -138,16 +137,15 @@ impl Registry {
             SmOutgoingMessage::InstantMonitoring(samples) => Event::Monitoring(node, samples),
             SmOutgoingMessage::Log(log) => Event::Log(node, log),
             SmOutgoingMessage::NodeConfigStatus(status) => {
-                match stream.waiting.take() {
-                    Some((answer, _)) => {
-                        let _ = answer.send(config_state(status));
-                    }
-                    None => tracing::warn!("node {node} answers a question nobody waits for; ignored"),
+                if let Some((answer, _)) = stream.waiting.take() {
+                    let _ = answer.send(config_state(status));
+                } else {
+                    tracing::warn!("node {node} answers a question nobody waits for; ignored");
                 }
                 ask_next(stream);
                 return None;
             }
-            SmOutgoingMessage::AverageMonitoring(_) => return None,
+            SmOutgoingMessage::SmInfo(_) | SmOutgoingMessage::AverageMonitoring(_) => return None,
         })
     }
 

@@ -155,7 +155,7 @@ pub fn run_requests(desired: &Desired, book: &Book) -> Option<Vec<RunRequest>> {
 mod tests {
     use super::*;
 
-    fn message(text: serde_json::Value) -> DesiredStatus {
+    fn message(text: &serde_json::Value) -> DesiredStatus {
         let envelope = serde_json::json!({
             "header": {"version": 7, "systemId": "u", "createdAt": "2026-01-01T00:00:00Z", "txn": "t"},
             "data": text
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_wish_of_all_kinds() {
         let digest = format!("sha256:{}", "ab".repeat(32));
-        let wish = accept(message(serde_json::json!({
+        let wish = accept(message(&serde_json::json!({
             "messageType": "desiredStatus",
             "nodes": [{"item": {"codename": "rear", "type": "node"}, "state": "paused"}],
             "unitConfig": {"version": "1.0.0", "formatVersion": "7", "nodes": []},
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn lists_left_out_stay_unknown() {
         let wish =
-            accept(message(serde_json::json!({"messageType": "desiredStatus", "items": null}))).unwrap();
+            accept(message(&serde_json::json!({"messageType": "desiredStatus", "items": null}))).unwrap();
         assert_eq!((&wish.items, &wish.instances), (&None, &None));
         assert_eq!(run_requests(&wish, &Book::default()), None);
     }
@@ -214,7 +214,7 @@ mod tests {
             vec![item("i", "service", "1.0.0"), item("i", "service", "2.0.0")],
         ];
         for items in wrong {
-            let message = message(serde_json::json!({"messageType": "desiredStatus", "items": items}));
+            let message = message(&serde_json::json!({"messageType": "desiredStatus", "items": items}));
             assert!(accept(message).is_err());
         }
     }

@@ -37,7 +37,7 @@ use crate::{alerts, monitoring};
 /// Longest time of a call to IAM about a node.
 const NODE_CALL_TIME: Duration = Duration::from_secs(10);
 /// How often unwanted instances are looked for.
-const EXPIRE_PERIOD: Duration = Duration::from_secs(24 * 3600);
+const EXPIRE_PERIOD: Duration = Duration::from_hours(24);
 
 /// Why the coordinator cannot go on.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::desired::Desired;
 
 /// How long an update waits for instances when no status changes.
-pub const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(600);
+pub const ACTIVATION_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Where an update is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,12 +149,11 @@ impl Machine {
                 S::Finalizing => self.enter(S::None, now),
                 S::None | S::Pending | S::Activating => Vec::new(),
             },
-            Event::StageDone(_) => Vec::new(),
             Event::Instances { starting: false } if self.state() == S::Activating => {
                 self.enter(S::Finalizing, now)
             }
             Event::Instances { .. } if self.state() == S::Activating => self.arm(now),
-            Event::Instances { .. } => Vec::new(),
+            Event::StageDone(_) | Event::Instances { .. } => Vec::new(),
             Event::Tick => match self.deadline {
                 Some(deadline) if self.state() == S::Activating && now >= deadline => {
                     self.enter(S::Finalizing, now)

@@ -19,8 +19,8 @@ use super::desired::{Desired, HaveInstance, differs};
 use super::machine::Event;
 use crate::smcontroller::Command;
 
-fn not_supported() -> Option<ErrorInfo> {
-    Some(ErrorInfo::new(AosCode::NotSupported, "not supported by this Unit yet"))
+fn not_supported() -> ErrorInfo {
+    ErrorInfo::new(AosCode::NotSupported, "not supported by this Unit yet")
 }
 
 impl Coordinator {
@@ -30,22 +30,22 @@ impl Coordinator {
         let (txn, correlation) = (envelope.header.txn, envelope.correlation_id);
         match envelope.body {
             Body::DesiredStatus(status) => self.on_desired(status)?,
-            Body::RequestLog(request) => self.on_log_request(&request, correlation),
+            Body::RequestLog(request) => self.on_log_request(&request, correlation.as_ref()),
             Body::OverrideEnvVars(wish) => self.on_env_vars(&wish, correlation),
             Body::StartProvisioningRequest(request) => {
                 let answer = StartProvisioningResponse {
                     node: request.node,
-                    error_info: not_supported(),
+                    error_info: Some(not_supported()),
                     csrs: vec![],
                 };
                 self.send(Body::StartProvisioningResponse(answer), correlation);
             }
             Body::FinishProvisioningRequest(request) => {
-                let answer = NodeOutcome { node: request.node, error_info: not_supported() };
+                let answer = NodeOutcome { node: request.node, error_info: Some(not_supported()) };
                 self.send(Body::FinishProvisioningResponse(answer), correlation);
             }
             Body::DeprovisioningRequest(request) => {
-                let answer = NodeOutcome { node: request.node, error_info: not_supported() };
+                let answer = NodeOutcome { node: request.node, error_info: Some(not_supported()) };
                 self.send(Body::DeprovisioningResponse(answer), correlation);
             }
             Body::IssuedUnitCertificates(issued) => {
@@ -53,7 +53,7 @@ impl Coordinator {
                     kind: one.kind,
                     node: one.node,
                     serial: String::new(),
-                    error_info: not_supported(),
+                    error_info: Some(not_supported()),
                 };
                 let certificates: Vec<_> = issued.certificates.into_iter().map(refused).collect();
                 if !certificates.is_empty() {
@@ -107,7 +107,7 @@ impl Coordinator {
         differs(&desired, &installed, &instances)
     }
 
-    fn on_log_request(&self, request: &RequestLog, correlation: Option<String>) {
+    fn on_log_request(&self, request: &RequestLog, correlation: Option<&String>) {
         let filter = &request.filter;
         let listed = filter.node_ids.iter().map(AosIdentity::node_id);
         let nodes: Vec<Result<NodeId, _>> = if filter.node_ids.is_empty() {
@@ -117,7 +117,7 @@ impl Coordinator {
         };
         for node in nodes {
             match node {
-                Ok(node) => self.ask_for_log(&node, request, correlation.clone()),
+                Ok(node) => self.ask_for_log(&node, request, correlation.cloned()),
                 Err(error) => tracing::warn!("log request names no node: {error}"),
             }
         }
@@ -195,7 +195,7 @@ impl Coordinator {
                 subject: AosIdentity::by_id(ident.subject.as_str()),
                 instance: ident.instance,
                 name: variable.name.clone(),
-                error_info: not_supported(),
+                error_info: Some(not_supported()),
             }));
         }
         self.send(Body::OverrideEnvVarsStatus(OverrideEnvVarsStatus { statuses }), correlation);

@@ -167,21 +167,16 @@ impl Config {
         needed("caCert", &file.ca_cert.to_string_lossy())?;
         needed("iamPublicServerUrl", &file.iam_public_server_url)?;
         needed("cmServerUrl", &file.cm_server_url)?;
-        let url = |key: &str, text: &str, wanted: bool| {
-            if text.is_empty() && !wanted {
+        // Both may be missing: the online certificate usually names the cloud.
+        let url = |key: &str, text: &str| {
+            let good = |url: &url::Url| matches!(url.scheme(), "https" | "http") && url.has_host();
+            if text.is_empty() || url::Url::parse(text).is_ok_and(|url| good(&url)) {
                 return Ok(());
             }
-            let good = url::Url::parse(text)
-                .ok()
-                .filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host());
-            good.map(|_| ()).ok_or_else(|| ConfigError::key(path, key, "is no http or https URL"))
+            Err(ConfigError::key(path, key, "is no http or https URL"))
         };
-        url(
-            "serviceDiscoveryUrl",
-            &file.service_discovery_url,
-            file.override_service_discovery_url.is_empty(),
-        )?;
-        url("overrideServiceDiscoveryUrl", &file.override_service_discovery_url, false)?;
+        url("serviceDiscoveryUrl", &file.service_discovery_url)?;
+        url("overrideServiceDiscoveryUrl", &file.override_service_discovery_url)?;
         if !file.dns_ip.is_empty() && file.dns_ip.parse::<std::net::IpAddr>().is_err() {
             return Err(ConfigError::key(path, "dnsIp", "is no address"));
         }

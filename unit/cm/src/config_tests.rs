@@ -33,6 +33,7 @@ fn defaults() {
     assert_eq!(config.instance_ttl, 30 * DAY);
     assert_eq!(config.check_override_env_vars_period, MINUTE);
     assert_eq!(config.cloud_message_log, None);
+    assert!(read(&LEAST.replace("https://c:9000/sd/v7/", "")).is_ok(), "the certificate names the cloud");
 }
 
 #[test]

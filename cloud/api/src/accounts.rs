@@ -119,7 +119,7 @@ pub(crate) async fn invite(
         (None, _) => return Err(ApiError::invalid("company is missing")),
     };
     let username = checked_name("username", &input.username, 64)?;
-    let email = match input.email {
+    let email = match input.email.filter(|email| !email.is_empty()) {
         Some(email) => checked_name("email", &email, 128)?,
         None => format!("{username}@{}", api.pki.domain()),
     };

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use aos_cloud_pki::Pki;
 use aos_cloud_store::{Blob, now_micros};
@@ -22,6 +23,8 @@ use crate::{Blobs, KEY_PURPOSE};
 const MAX_BLOB: u64 = 16 * 1024 * 1024 * 1024;
 /// Pieces of the body that wait for the disk.
 const QUEUE: usize = 4;
+/// A sender that is silent for so long is gone.
+const IDLE: Duration = Duration::from_mins(1);
 
 impl Blobs {
     /// Takes the bytes of `digest` from `body`. Returns false when the blob was there already; its body is
@@ -37,8 +40,12 @@ impl Blobs {
         let (dir, pki) = (self.inner.dir.clone(), Arc::clone(&self.inner.pki));
         let worker = tokio::task::spawn_blocking(move || encrypt(&dir, &pki, digest, receiver));
         let mut body = std::pin::pin!(body);
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|_| ());
+        loop {
+            let piece = match tokio::time::timeout(IDLE, body.next()).await {
+                Ok(None) => break,
+                Ok(Some(piece)) => piece.map_err(|_| ()),
+                Err(_) => Err(()),
+            };
             let broken = piece.is_err();
             // A worker that gave up tells why in its result.
             if pieces.send(piece).await.is_err() || broken {

@@ -1,9 +1,11 @@
 //! When a desired status is sent.
 //!
 //! A new revision goes out at once. On a new connection the current one goes out when the Unit never
-//! acknowledged it; otherwise the Unit's first full status decides: when it differs from what is desired and
-//! no update is under way, the Unit has lost its target and gets it again. That happens once per connection,
-//! so that a Unit that cannot reach its target is not driven in a circle.
+//! acknowledged it; otherwise the Unit's first clear full status decides: when it differs from what is
+//! desired, the Unit has lost its target and gets it again. That happens once per connection, so that a Unit
+//! that cannot reach its target is not driven in a circle.
+
+use crate::Comparison;
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub enum Step {
 #[derive(Debug, Clone, Default)]
 pub struct Delivery {
     sent: Option<i64>,
-    full_seen: bool,
+    compared: bool,
 }
 
 impl Delivery {
@@ -32,19 +34,21 @@ impl Delivery {
         Step::Send
     }
 
-    /// A full status was stored. `acked` tells about the current desired status `revision`, `lost` is true
-    /// when the Unit differs from it without an update under way.
-    pub fn on_full_status(&mut self, revision: i64, acked: bool, lost: bool) -> Step {
-        let first = !std::mem::replace(&mut self.full_seen, true);
-        if !first || !acked || !lost || self.sent == Some(revision) {
+    /// A full status was stored. `acked` tells about the current desired status `revision`.
+    pub fn on_full_status(&mut self, revision: i64, acked: bool, found: Comparison) -> Step {
+        if self.compared || found == Comparison::Unclear {
+            return Step::Wait;
+        }
+        self.compared = true;
+        if found == Comparison::Same || !acked || self.sent == Some(revision) {
             return Step::Wait;
         }
         self.sent = Some(revision);
         Step::Send
     }
 
-    /// True until the first full status of the connection was seen.
+    /// True until a full status of the connection was clear.
     pub fn waits_for_full_status(&self) -> bool {
-        !self.full_seen
+        !self.compared
     }
 }

@@ -6,8 +6,31 @@ use aos_cloud_protocol::{AosIdentity, DesiredStatus, InstanceState, ItemState};
 
 use crate::state::UnitState;
 
+/// What a full status tells about the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// The Unit is what it shall be.
+    Same,
+    /// It is not, and nothing is under way to change that.
+    Lost,
+    /// An update is under way, or a node is away and its instances are unknown: wait for another status.
+    Unclear,
+}
+
+/// Compares a Unit with its target. What came with the Unit does not count.
+pub fn compare(desired: &DesiredStatus, state: &UnitState) -> Comparison {
+    let nodes_known = !state.nodes.is_empty() && state.nodes.iter().all(|node| node.value.is_connected);
+    if !items_differ(desired, state) && !instances_differ(desired, state) {
+        Comparison::Same
+    } else if nodes_known && is_settled(state) {
+        Comparison::Lost
+    } else {
+        Comparison::Unclear
+    }
+}
+
 /// True when no update is under way on the Unit, as far as its status tells.
-pub fn is_settled(state: &UnitState) -> bool {
+fn is_settled(state: &UnitState) -> bool {
     let busy_item = state.items.iter().any(|item| {
         matches!(
             item.value.state,
@@ -17,11 +40,6 @@ pub fn is_settled(state: &UnitState) -> bool {
     let busy_instance =
         state.instances.iter().any(|instance| instance.value.info.state == InstanceState::Activating);
     !busy_item && !busy_instance
-}
-
-/// True when items or instances of the Unit are not those desired. What came with the Unit does not count.
-pub fn diverges(desired: &DesiredStatus, state: &UnitState) -> bool {
-    items_differ(desired, state) || instances_differ(desired, state)
 }
 
 fn items_differ(desired: &DesiredStatus, state: &UnitState) -> bool {

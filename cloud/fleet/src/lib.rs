@@ -12,7 +12,7 @@ mod versions;
 
 pub use delivery::{Delivery, Step};
 pub use desired::{Assigned, OwnerKind, Signing, Skipped, Target, desired_status};
-pub use divergence::{diverges, is_settled};
+pub use divergence::{Comparison, compare};
 pub use state::{Instance, InstanceKey, ItemKey, Merged, Stamped, UnitState};
 pub use versions::{LATEST, resolve};
 

@@ -1,7 +1,8 @@
 //! The rules, with examples and generated histories.
 
 use aos_cloud_protocol::{
-    AosIdentity, DesiredStatus, InstanceInfo, InstanceState, InstancesInfo, ItemState, ItemStatus, UnitStatus,
+    AosIdentity, DesiredStatus, InstanceInfo, InstanceState, InstancesInfo, ItemState, ItemStatus, NodeInfo,
+    UnitStatus,
 };
 use aos_ids::{Digest, ItemKind};
 use proptest::prelude::*;
@@ -155,22 +156,27 @@ fn assignments_become_items_and_instances() {
 }
 
 #[test]
-fn divergence_looks_at_items_and_instances() {
+fn comparison_looks_at_items_instances_and_nodes() {
     let (desired, _) = desired_status(&target(vec![service("1.0.0", &["1.0.0"])]));
     let installed = || vec![item("i1", "1.0.0", ItemState::Installed)];
-    let check = |status: UnitStatus| {
+    let check_with = |mut status: UnitStatus, connected: bool| {
+        status.nodes = Some(vec![node(connected)]);
         let mut state = UnitState::default();
         state.merge(status, 1, 1);
-        (diverges(&desired, &state), is_settled(&state))
+        compare(&desired, &state)
     };
+    let check = |status| check_with(status, true);
     let active = |numbers: &[u64]| vec![group("i1", "1.0.0", numbers, InstanceState::Active)];
-    assert_eq!(check(full(installed(), active(&[0, 1]))), (false, true));
-    assert_eq!(check(full(installed(), active(&[0]))), (true, true));
-    assert_eq!(check(full(vec![], vec![])), (true, true));
-    let starting = vec![group("i1", "1.0.0", &[0, 1], InstanceState::Activating)];
-    assert_eq!(check(full(installed(), starting)), (false, false));
+    assert_eq!(check(full(installed(), active(&[0, 1]))), Comparison::Same);
+    assert_eq!(check(full(installed(), active(&[0]))), Comparison::Lost);
+    assert_eq!(check_with(full(installed(), active(&[0])), false), Comparison::Unclear);
+    assert_eq!(check(full(vec![], vec![])), Comparison::Lost);
+    let starting = vec![group("i1", "1.0.0", &[0], InstanceState::Activating)];
+    assert_eq!(check(full(installed(), starting)), Comparison::Unclear);
+    let fetching = vec![item("i1", "1.0.0", ItemState::Downloading)];
+    assert_eq!(check(full(fetching, vec![])), Comparison::Unclear);
     let old = vec![group("i1", "0.9.0", &[0, 1], InstanceState::Active)];
-    assert!(check(full(installed(), old)).0);
+    assert_eq!(check(full(installed(), old)), Comparison::Lost);
     let mut own = installed();
     own.push(ItemStatus {
         item: AosIdentity::by_codename("rootfs"),
@@ -178,7 +184,16 @@ fn divergence_looks_at_items_and_instances() {
         state: ItemState::Installed,
         error_info: None,
     });
-    assert!(!check(full(own, active(&[0, 1]))).0, "what came with the Unit does not count");
+    assert_eq!(check(full(own, active(&[0, 1]))), Comparison::Same, "what came with the Unit does not count");
+}
+
+fn node(connected: bool) -> NodeInfo {
+    serde_json::from_value(serde_json::json!({
+        "identity": {"codename": "main"}, "nodeGroupSubject": {"codename": "gateway"},
+        "maxDmips": 1, "totalRam": 1, "osInfo": {"os": "linux"},
+        "isConnected": connected, "state": "provisioned",
+    }))
+    .unwrap()
 }
 
 #[test]
@@ -187,18 +202,19 @@ fn a_desired_status_goes_out_when_it_is_needed_and_only_then() {
     assert_eq!(link.on_desired(1, false), Step::Send);
     assert_eq!(link.on_desired(1, false), Step::Wait, "the session repeats it");
     assert_eq!(link.on_desired(1, true), Step::Wait);
-    assert_eq!(link.on_full_status(1, true, true), Step::Wait, "just sent here");
+    assert_eq!(link.on_full_status(1, true, Comparison::Lost), Step::Wait, "just sent here");
     assert_eq!(link.on_desired(2, false), Step::Send);
 
     let mut reconnected = Delivery::default();
     assert_eq!(reconnected.on_desired(2, true), Step::Wait, "acknowledged before");
-    assert_eq!(reconnected.on_full_status(2, true, false), Step::Wait);
-    assert_eq!(reconnected.on_full_status(2, true, true), Step::Wait, "only the first full status decides");
+    assert_eq!(reconnected.on_full_status(2, true, Comparison::Same), Step::Wait);
+    assert_eq!(reconnected.on_full_status(2, true, Comparison::Lost), Step::Wait, "the first one decides");
 
     let mut lost = Delivery::default();
     assert_eq!(lost.on_desired(2, true), Step::Wait);
-    assert_eq!(lost.on_full_status(2, true, true), Step::Send);
-    assert_eq!(lost.on_full_status(2, true, true), Step::Wait);
+    assert_eq!(lost.on_full_status(2, true, Comparison::Unclear), Step::Wait);
+    assert_eq!(lost.on_full_status(2, true, Comparison::Lost), Step::Send);
+    assert_eq!(lost.on_full_status(2, true, Comparison::Lost), Step::Wait);
 }
 
 proptest! {

@@ -1,8 +1,6 @@
 //! The current desired status of a Unit, from the store through the rules of the fleet.
 
-use aos_cloud_fleet::{
-    Assigned, OwnerKind, Signing, Target, UnitState, desired_status, diverges, is_settled,
-};
+use aos_cloud_fleet::{Assigned, Comparison, OwnerKind, Signing, Target, UnitState, compare, desired_status};
 use aos_cloud_protocol::DesiredStatus;
 use aos_cloud_store::{AssignedItem, DesiredRow, Store, Unit};
 use aos_ids::{Digest, ItemKind};
@@ -41,16 +39,16 @@ pub(crate) async fn renew(store: &Store, unit_id: &str, signing: &Signing) -> Re
     Ok(Current { row, status })
 }
 
-/// True when the Unit's stored status differs from what is desired and no update is under way.
-pub(crate) async fn is_lost(
+/// Compares the Unit's stored status with what is desired.
+pub(crate) async fn compare_stored(
     store: &Store,
     unit_id: &str,
     desired: &DesiredStatus,
-) -> Result<bool, GatewayError> {
+) -> Result<Comparison, GatewayError> {
     let view = store.unit_view(unit_id).await?;
-    let Some(status) = view.and_then(|view| view.status) else { return Ok(false) };
+    let Some(status) = view.and_then(|view| view.status) else { return Ok(Comparison::Unclear) };
     let state: UnitState = serde_json::from_str(&status.merged).map_err(GatewayError::document("status"))?;
-    Ok(diverges(desired, &state) && is_settled(&state))
+    Ok(compare(desired, &state))
 }
 
 fn assignment(row: &AssignedItem) -> Result<Assigned, GatewayError> {

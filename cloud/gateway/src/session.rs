@@ -263,9 +263,9 @@ impl Running<'_> {
     /// The Unit has told its full state: does it still know its target?
     async fn compare(&mut self) -> Result<Option<End>, GatewayError> {
         let store = &self.gateway.inner.store;
-        let lost = desired::is_lost(store, &self.origin.unit_id, &self.current.status).await?;
+        let found = desired::compare_stored(store, &self.origin.unit_id, &self.current.status).await?;
         let row = &self.current.row;
-        match self.delivery.on_full_status(row.revision, row.acked_at.is_some(), lost) {
+        match self.delivery.on_full_status(row.revision, row.acked_at.is_some(), found) {
             Step::Wait => Ok(None),
             Step::Send => {
                 tracing::info!(unit = self.unit(), "the Unit differs from its target, which is sent again");

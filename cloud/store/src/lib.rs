@@ -16,6 +16,7 @@ mod error;
 mod items;
 mod records;
 mod schema;
+mod sessions;
 mod status;
 mod thread;
 mod units;
@@ -27,9 +28,10 @@ pub use certificates::{Certificate, Holder, NewCertificate};
 pub use error::StoreError;
 pub use items::{Item, NewItem, NewVersion, VersionAdded, VersionRow};
 pub use records::{AuditEntry, now_micros};
+pub use sessions::OnlineStatus;
 pub use status::{DesiredRow, StatusRow, UnitView};
 pub use thread::Store;
-pub use units::{NewNode, NewUnit, Node, OnlineStatus, Unit, UnitSignal};
+pub use units::{NewNode, NewUnit, Node, Unit, UnitSignal};
 
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,9 @@ use rusqlite::{OptionalExtension as _, params};
 use crate::assignments::{AssignedItem, assigned};
 use crate::error::StoreError;
 use crate::records::now_micros;
+use crate::sessions::mark_online;
 use crate::thread::{Store, Work, sql};
-use crate::units::{Unit, find, mark_online};
+use crate::units::{Unit, find};
 
 /// Merged status of a Unit.
 #[derive(Debug, Clone, PartialEq, Eq)]

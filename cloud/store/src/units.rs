@@ -1,6 +1,4 @@
-//! Units, their nodes, their sessions, and the signal that tells of their changes.
-
-use std::fmt;
+//! Units, their nodes, and the signal that tells of their changes.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use uuid::Uuid;
@@ -8,43 +6,8 @@ use uuid::Uuid;
 use crate::certificates::{self, Certificate, NewCertificate};
 use crate::error::StoreError;
 use crate::records::now_micros;
+use crate::sessions::OnlineStatus;
 use crate::thread::{Store, Work, sql};
-
-/// Whether a Unit's link is up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnlineStatus {
-    /// No session.
-    Offline,
-    /// Session open, first full status not stored yet.
-    Connected,
-    /// Session open, status known.
-    Online,
-}
-
-impl OnlineStatus {
-    /// The word that the tools read.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Offline => "Offline",
-            Self::Connected => "Connected",
-            Self::Online => "Online",
-        }
-    }
-
-    fn from_word(word: &str) -> Self {
-        match word {
-            "Online" => Self::Online,
-            "Connected" => Self::Connected,
-            _ => Self::Offline,
-        }
-    }
-}
-
-impl fmt::Display for OnlineStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// A Unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,16 +145,6 @@ pub(crate) fn retarget(work: &mut Work<'_>, unit_id: &str) -> Result<(), StoreEr
     work.sql
         .execute("UPDATE units SET target = target + 1 WHERE id = ?1", [unit_id])
         .map_err(sql("mark a new target"))?;
-    work.touch(unit_id)
-}
-
-fn set_online(work: &mut Work<'_>, unit_id: &str, online: OnlineStatus) -> Result<(), StoreError> {
-    work.sql
-        .execute(
-            "UPDATE units SET online_status = ?2, online_changed_at = ?3 WHERE id = ?1",
-            params![unit_id, online.as_str(), now_micros()],
-        )
-        .map_err(sql("store whether a Unit is online"))?;
     work.touch(unit_id)
 }
 
@@ -343,47 +296,6 @@ impl Store {
             Ok(())
         })
         .await
-    }
-
-    /// Opens a session: it replaces every earlier one of the Unit. Returns its number.
-    pub async fn open_session(&self, unit_id: &str) -> Result<i64, StoreError> {
-        let unit_id = unit_id.to_owned();
-        self.transact(move |work| {
-            let session = work
-                .sql
-                .query_row(
-                    "UPDATE units SET session = session + 1 WHERE id = ?1 AND status = 'provisioned' \
-                     RETURNING session",
-                    [&unit_id],
-                    |row| row.get(0),
-                )
-                .optional()
-                .map_err(sql("open a session"))?
-                .ok_or(StoreError::NotFound("provisioned Unit"))?;
-            set_online(work, &unit_id, OnlineStatus::Connected)?;
-            Ok(session)
-        })
-        .await
-    }
-
-    /// Closes a session; without effect when a newer one has replaced it.
-    pub async fn close_session(&self, unit_id: &str, session: i64) -> Result<(), StoreError> {
-        let unit_id = unit_id.to_owned();
-        self.transact(move |work| {
-            let present = find(work, &unit_id)?.is_some_and(|unit| unit.session == session);
-            if present { set_online(work, &unit_id, OnlineStatus::Offline) } else { Ok(()) }
-        })
-        .await
-    }
-}
-
-/// Marks the Unit online when `session` is still its newest one.
-pub(crate) fn mark_online(work: &mut Work<'_>, unit_id: &str, session: i64) -> Result<(), StoreError> {
-    match find(work, unit_id)? {
-        Some(unit) if unit.session == session && unit.online != OnlineStatus::Online => {
-            set_online(work, unit_id, OnlineStatus::Online)
-        }
-        _ => Ok(()),
     }
 }
 

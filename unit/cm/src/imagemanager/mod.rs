@@ -144,10 +144,7 @@ impl Task {
         let mut check = Instant::now();
         loop {
             tokio::select! {
-                () = stop.wait() => {
-                    self.cancel().await;
-                    return Ok(());
-                }
+                () = stop.wait() => return Ok(()),
                 () = tokio::time::sleep_until(check) => {
                     check = Instant::now() + self.period;
                     let changes = self.book.expire(SystemTime::now(), self.ttl);

@@ -1,9 +1,11 @@
 //! gRPC `SMService`: registration streams and places of blobs.
 
+use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aos_content_store::Store;
 use aos_ids::Digest;
+use aos_tls::ConnectionPeer;
 use aos_unit_api::servicemanager::v5::sm_service_server::SmService;
 use aos_unit_api::servicemanager::v5::{
     BlobsInfos, BlobsInfosRequest, ConnectionEnum, ConnectionStatus, SmIncomingMessages, SmOutgoingMessages,
@@ -37,6 +39,11 @@ impl Blobs {
             .map_err(|error| Status::internal(format!("blob {wanted} has no path: {error}")))?;
         Ok(format!("file://{}", path.display()))
     }
+}
+
+/// True for addresses of this host: only those can be bound to.
+fn is_here(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// The message that tells whether the cloud is connected.
@@ -103,6 +110,10 @@ impl SmService for Service {
         &self,
         request: Request<BlobsInfosRequest>,
     ) -> Result<Response<BlobsInfos>, Status> {
+        let peer = request.extensions().get::<ConnectionPeer>().map(|peer| peer.address.ip());
+        if !peer.is_some_and(is_here) {
+            return Err(Status::unimplemented("blobs for other nodes are not served yet"));
+        }
         let digests = request.into_inner().digests;
         if digests.len() > MAX_DIGESTS {
             return Err(Status::invalid_argument(format!("at most {MAX_DIGESTS} digests may be asked for")));

@@ -187,6 +187,10 @@ impl Coordinator {
 
     /// Tells a node what to do, when there is something and it is ready for it.
     pub(super) fn command(&mut self, node: &NodeId) {
+        if self.machine.desired().is_none() {
+            // Nobody ever told us what should run, or we lost it: what runs is left alone.
+            return;
+        }
         let command = self.launcher.command(node);
         if !self.links.send(node, &command, Instant::now()) {
             return;

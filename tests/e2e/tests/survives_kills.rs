@@ -61,7 +61,7 @@ fn facts(stage: &Stage) -> Facts {
             .unit
             .status()
             .unwrap()
-            .pointer("/cm/update/applied")
+            .pointer("/cm/update/appliedDesired")
             .cloned()
             .unwrap_or_default(),
     }
@@ -107,6 +107,7 @@ fn a_service_survives_kills_of_everything_around_it() {
     let before = facts(&stage);
     assert!(before.pid.is_some_and(|pid| pid > 0), "{before:?}");
     assert_eq!(before.starts, Some(1));
+    assert!(before.desired_applied.is_number(), "{before:?}");
 
     for daemon in [Daemon::Cm, Daemon::Sm, Daemon::Iam] {
         eprintln!("kill -9 {}", daemon.word());
@@ -136,4 +137,63 @@ fn a_service_survives_kills_of_everything_around_it() {
 
     let report = poller.stop().unwrap();
     assert!(report.asked > 50 && report.failures.is_empty(), "{report:?}");
+}
+
+/// What is killed in the middle of an update.
+#[derive(Debug, Clone, Copy)]
+enum Victim {
+    Daemon(Daemon),
+    Cloud,
+}
+
+#[test]
+fn an_update_goes_on_after_kills_at_any_moment() {
+    let site = Site::new("e2e-midway").unwrap();
+    let mut stage = Stage::online(site, "e2e-unit", |step| eprintln!("{step}")).unwrap();
+    let site = std::sync::Arc::clone(&stage.site);
+    let victims =
+        [Victim::Daemon(Daemon::Cm), Victim::Daemon(Daemon::Sm), Victim::Daemon(Daemon::Iam), Victim::Cloud];
+    // From "just asked" to "about to run": an undisturbed update takes some 500 ms here.
+    let moments = [0, 150, 300, 450].map(Duration::from_millis);
+    for (number, (victim, moment)) in
+        victims.into_iter().flat_map(|victim| moments.map(|moment| (victim, moment))).enumerate()
+    {
+        let item = format!("web-{number}");
+        let what = format!("kill -9 of {victim:?} {} ms after the wish", moment.as_millis());
+        eprintln!("{what}");
+        let web = HttpService::new(&site.dir().join("web"), &item, &item).unwrap();
+        web.publish(&stage.operator, VERSION).unwrap();
+        stage.operator.run(&["assign", "e2e-unit", &item]).unwrap();
+        aos_testbed::wait::pause(moment);
+        match victim {
+            Victim::Daemon(daemon) => {
+                stage.unit.kill_9(daemon).unwrap();
+                stage.unit.start(daemon).unwrap();
+            }
+            Victim::Cloud => {
+                stage.cloud.kill_9().unwrap();
+                stage.cloud.restart(&site).unwrap();
+            }
+        }
+        if let Err(error) = stage.wait_active(&item, VERSION, LIMIT) {
+            panic!("after {what}: {error}\n{}", stage.unit.log_tails(40));
+        }
+        for instance in stage.unit.instances() {
+            assert_eq!(instance["starts"], 1, "after {what}: {instance}");
+        }
+        stage.operator.run(&["unassign", "e2e-unit", &item]).unwrap();
+        stage
+            .wait_status("the instance to be gone", LIMIT, |status| {
+                let left = aos_testbed::stage::instances(status);
+                if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+            })
+            .unwrap();
+    }
+    // Layers are of one size here, and a resumed one is not asked for from its beginning.
+    let layers: Vec<(String, (u64, u64))> =
+        served(&stage).into_iter().filter(|(_, (_, bytes))| *bytes > 100_000).collect();
+    let size = layers.iter().map(|(_, (_, bytes))| *bytes).min().unwrap();
+    for (digest, (requests, bytes)) in layers {
+        assert!(bytes < 2 * size, "{digest}: {bytes} bytes in {requests} requests, its size is {size}");
+    }
 }

@@ -7,43 +7,25 @@
 mod connector;
 mod discovery;
 mod log;
+mod questions;
+mod task;
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use aos_backoff::Backoff;
-use aos_cloud_protocol::{BlobInfo, Body, Envelope, RequestBlobUrls, UnitStatus};
-use aos_cloud_session::{Action, Config as SessionConfig, Event as Input, Now, Rejection, Session};
+use aos_cloud_protocol::{BlobInfo, Body, Envelope, UnitStatus};
 use aos_ids::{Digest, SystemId, Txn};
-use aos_supervise::Shutdown;
 use aos_tls::IdentitySlot;
-use futures_util::{SinkExt, StreamExt};
 use rustls::RootCertStore;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::error::Error as WsError;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use self::connector::{ConnectError, Connector, Socket};
+use self::connector::Connector;
 use self::log::MessageLog;
+use self::questions::Questions;
+pub use self::task::Task;
 use crate::config::Config;
 use crate::transport::Dialer;
 
-/// Shortest and longest time between attempts.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(10));
-/// Share of a delay that is taken away at random.
-const JITTER: f64 = 0.2;
-/// A link that lived this long was a good one: attempts start anew.
-const GOOD_LINK: Duration = Duration::from_mins(1);
-/// Time for a frame to leave.
-const SEND_TIME: Duration = Duration::from_secs(30);
-/// Time for a polite end.
-const CLOSE_TIME: Duration = Duration::from_millis(500);
-/// Time for the Unit to say what it is.
-const GREETING_TIME: Duration = Duration::from_secs(10);
 /// Commands that may wait.
 const COMMANDS: usize = 256;
 /// Messages that may wait for their receiver; the link is not read meanwhile.
@@ -140,22 +122,6 @@ impl Communication {
     }
 }
 
-type Answer = oneshot::Sender<Result<BlobInfo, BlobUrlError>>;
-
-/// The task.
-pub struct Task {
-    commands: mpsc::Receiver<Command>,
-    events: mpsc::Sender<Event>,
-    connected: watch::Sender<bool>,
-    state: watch::Sender<CloudState>,
-    system_id: watch::Receiver<Option<SystemId>>,
-    identity: watch::Receiver<Option<Arc<aos_token::Identity>>>,
-    wait: Duration,
-    blob_questions: HashMap<String, (Digest, Answer, Instant)>,
-    log: Option<MessageLog>,
-    connector: Connector,
-}
-
 /// What the task needs from IAM.
 pub struct Sources {
     /// Roots of the cloud.
@@ -190,7 +156,7 @@ pub fn open(
         system_id: sources.system_id,
         identity: sources.identity,
         wait: config.cloud_response_wait_timeout,
-        blob_questions: HashMap::new(),
+        questions: Questions::new(config.cloud_response_wait_timeout),
         log: config.cloud_message_log.clone().map(MessageLog::new),
         connector: Connector::new(Dialer::new(&sources.roots, &sources.slot)?, configured),
     };
@@ -198,382 +164,6 @@ pub fn open(
     Ok((way, event_receiver, task))
 }
 
-fn now() -> Now {
-    Now { instant: Instant::now(), wall: jiff::Timestamp::now() }
-}
-
 fn now_text() -> String {
     aos_cloud_protocol::time::to_text(jiff::Timestamp::now())
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let part = inner.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        cause = inner.source();
-    }
-    text
-}
-
-/// How a link ended.
-enum End {
-    Stopped,
-    NewIdentity,
-    Lost(String),
-}
-
-impl Task {
-    /// Runs until told to stop.
-    pub async fn run(mut self, stop: Shutdown) {
-        let Some((system_id, mut session)) = self.wait_for_identity(&stop).await else { return };
-        let fresh = |connector: &Connector| {
-            Backoff::new(connector.delay().unwrap_or(BACKOFF.0).max(BACKOFF.0), BACKOFF.1, JITTER)
-        };
-        let mut backoff = fresh(&self.connector);
-        loop {
-            let identity = self.identity.borrow_and_update().clone();
-            let leaf = identity.as_ref().and_then(|identity| identity.leaf()).map(|leaf| leaf.to_vec());
-            self.change_state(|state| state.state = "connecting");
-            let pause = match self.connect(&system_id, leaf.as_deref(), &mut session, &stop).await {
-                None => return,
-                Some(Ok((socket, url))) => {
-                    let started = Instant::now();
-                    tracing::info!("connected to {url}");
-                    self.change_state(|state| {
-                        (state.state, state.url, state.last_error) = ("connected", Some(url), None);
-                    });
-                    let end = self.serve(socket, &system_id, &mut session, leaf.as_deref(), &stop).await;
-                    self.disconnected(&mut session).await;
-                    match end {
-                        End::Stopped => return,
-                        End::NewIdentity => {
-                            tracing::info!("new online certificate: connecting anew");
-                            self.connector.forget();
-                            backoff = fresh(&self.connector);
-                            continue;
-                        }
-                        End::Lost(reason) => {
-                            tracing::warn!("link to the cloud lost: {reason}");
-                            self.change_state(|state| state.last_error = Some(reason));
-                            if started.elapsed() >= GOOD_LINK {
-                                backoff = fresh(&self.connector);
-                                continue;
-                            }
-                            backoff.next(aos_backoff::random_fraction())
-                        }
-                    }
-                }
-                Some(Err(error)) => {
-                    let reason = chain(&error);
-                    tracing::warn!("no link to the cloud: {reason}");
-                    self.change_state(|state| state.last_error = Some(reason));
-                    match error {
-                        ConnectError::Later(delay) => delay,
-                        _ => backoff.next(aos_backoff::random_fraction()),
-                    }
-                }
-            };
-            tracing::debug!("next attempt in {} ms", pause.as_millis());
-            if !self.sleep(pause, leaf.as_deref(), &mut session, &stop).await {
-                return;
-            }
-        }
-    }
-
-    fn change_state(&self, change: impl FnOnce(&mut CloudState)) {
-        self.state.send_modify(|state| {
-            let before = state.state;
-            change(state);
-            if state.state != before {
-                state.since = now_text();
-            }
-        });
-    }
-
-    /// Waits for the Unit's identity and its `online` certificate; messages wait with us.
-    async fn wait_for_identity(&mut self, stop: &Shutdown) -> Option<(SystemId, Session)> {
-        loop {
-            if let Some(id) = self.system_id.borrow_and_update().clone()
-                && self.identity.borrow().is_some()
-            {
-                let config = SessionConfig { ack_timeout: self.wait, ..SessionConfig::unit(id.clone()) };
-                return Some((id, Session::new(config, [])));
-            }
-            tokio::select! {
-                () = stop.wait() => return None,
-                Ok(()) = self.system_id.changed() => {}
-                Ok(()) = self.identity.changed() => {}
-            }
-        }
-    }
-
-    async fn connect(
-        &mut self,
-        system_id: &SystemId,
-        leaf: Option<&[u8]>,
-        session: &mut Session,
-        stop: &Shutdown,
-    ) -> Option<Result<(Socket, String), ConnectError>> {
-        let Self { connector, commands, state, .. } = self;
-        let mut attempt = std::pin::pin!(connector.connect(system_id, leaf));
-        loop {
-            tokio::select! {
-                () = stop.wait() => return None,
-                result = &mut attempt => return Some(result),
-                command = commands.recv() => queue_offline(command?, system_id, session, state),
-            }
-        }
-    }
-
-    /// Sleeps before the next attempt, less when a new certificate comes; false when told to stop.
-    async fn sleep(
-        &mut self,
-        pause: Duration,
-        leaf: Option<&[u8]>,
-        session: &mut Session,
-        stop: &Shutdown,
-    ) -> bool {
-        let Some(system_id) = self.system_id.borrow().clone() else { return true };
-        let mut timer = std::pin::pin!(tokio::time::sleep(pause));
-        loop {
-            tokio::select! {
-                () = stop.wait() => return false,
-                () = &mut timer => return true,
-                Ok(()) = self.identity.changed() => {
-                    if self.has_other_identity(leaf) {
-                        self.connector.forget();
-                        return true;
-                    }
-                }
-                command = self.commands.recv() => match command {
-                    Some(command) => queue_offline(command, &system_id, session, &self.state),
-                    None => return false,
-                },
-            }
-        }
-    }
-
-    fn has_other_identity(&mut self, leaf: Option<&[u8]>) -> bool {
-        let identity = self.identity.borrow_and_update();
-        identity.as_ref().is_some_and(|identity| identity.leaf().map(AsRef::as_ref) != leaf)
-    }
-
-    async fn disconnected(&mut self, session: &mut Session) {
-        session.on(now(), Input::Disconnected);
-        for (_, (_, answer, _)) in self.blob_questions.drain() {
-            let _ = answer.send(Err(BlobUrlError::Offline));
-        }
-        if *self.connected.borrow() {
-            self.connected.send_replace(false);
-            let _ = self.events.send(Event::Disconnected).await;
-        }
-        self.change_state(|state| state.state = "connecting");
-    }
-
-    async fn serve(
-        &mut self,
-        mut socket: Socket,
-        system_id: &SystemId,
-        session: &mut Session,
-        leaf: Option<&[u8]>,
-        stop: &Shutdown,
-    ) -> End {
-        let (ask, answer) = oneshot::channel();
-        if self.events.send(Event::Connected(ask)).await.is_err() {
-            return End::Stopped;
-        }
-        let greeting = tokio::select! {
-            () = stop.wait() => return End::Stopped,
-            greeting = tokio::time::timeout(GREETING_TIME, answer) => greeting,
-        };
-        let greeting = match greeting {
-            Ok(Ok(status)) => {
-                Some(Envelope::new(system_id.clone(), jiff::Timestamp::now(), Body::UnitStatus(status)))
-            }
-            Ok(Err(_)) | Err(_) => None,
-        };
-        self.connected.send_replace(true);
-        let actions = session.on(now(), Input::connected(greeting));
-        if let Err(reason) = self.perform(actions, &mut socket, session).await {
-            return End::Lost(reason);
-        }
-        let end = loop {
-            self.change_state(|state| state.queued = session.outstanding());
-            let questions = self.blob_questions.values().map(|(_, _, deadline)| *deadline).min();
-            let wake = session.next_deadline().into_iter().chain(questions).min();
-            let actions = tokio::select! {
-                () = stop.wait() => break End::Stopped,
-                () = sleep_until(wake) => {
-                    self.expire_questions();
-                    session.on(now(), Input::Tick)
-                }
-                Ok(()) = self.identity.changed() => {
-                    if self.has_other_identity(leaf) {
-                        break End::NewIdentity;
-                    }
-                    continue;
-                }
-                command = self.commands.recv() => match command {
-                    Some(command) => self.command(command, system_id, session),
-                    None => break End::Stopped,
-                },
-                frame = socket.next() => match frame {
-                    None => break End::Lost("closed by the cloud".to_owned()),
-                    Some(Err(WsError::Capacity(error))) => {
-                        let frame = CloseFrame { code: CloseCode::Size, reason: "message too big".into() };
-                        let _ = tokio::time::timeout(CLOSE_TIME, socket.close(Some(frame))).await;
-                        break End::Lost(format!("message too big: {error}"));
-                    }
-                    Some(Err(error)) => break End::Lost(chain(&error)),
-                    Some(Ok(Message::Binary(bytes))) => self.frame(&bytes, session),
-                    Some(Ok(Message::Text(text))) => self.frame(text.as_bytes(), session),
-                    Some(Ok(Message::Close(frame))) => {
-                        let why = frame.map_or_else(String::new, |frame| format!(": {} {}", frame.code, frame.reason));
-                        break End::Lost(format!("closed by the cloud{why}"));
-                    }
-                    Some(Ok(_)) => session.on(now(), Input::PeerAlive),
-                },
-            };
-            if let Err(reason) = self.perform(actions, &mut socket, session).await {
-                break End::Lost(reason);
-            }
-        };
-        if !matches!(end, End::Lost(_)) {
-            let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-            let _ = tokio::time::timeout(CLOSE_TIME, socket.close(Some(frame))).await;
-        }
-        end
-    }
-
-    fn frame(&mut self, bytes: &[u8], session: &mut Session) -> Vec<Action> {
-        if let Some(log) = &mut self.log {
-            log.received(bytes);
-        }
-        session.on(now(), Input::Frame(bytes))
-    }
-
-    fn command(&mut self, command: Command, system_id: &SystemId, session: &mut Session) -> Vec<Action> {
-        match command {
-            Command::Send(body, correlation) => {
-                session.on(now(), Input::send(envelope(system_id, *body, correlation)))
-            }
-            Command::Accepted(txn) => session.on(now(), Input::Accepted(txn)),
-            Command::BlobUrls(digest, answer) => {
-                let correlation = uuid::Uuid::new_v4().to_string();
-                let deadline = Instant::now() + self.wait;
-                self.blob_questions.insert(correlation.clone(), (digest, answer, deadline));
-                let body = Body::RequestBlobUrls(RequestBlobUrls { digests: vec![digest] });
-                session.on(now(), Input::send(envelope(system_id, body, Some(correlation))))
-            }
-        }
-    }
-
-    fn expire_questions(&mut self) {
-        let now = Instant::now();
-        let late: Vec<String> = self
-            .blob_questions
-            .iter()
-            .filter(|(_, (_, _, at))| *at <= now)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in late {
-            if let Some((_, answer, _)) = self.blob_questions.remove(&id) {
-                let _ = answer.send(Err(BlobUrlError::Timeout));
-            }
-        }
-    }
-
-    /// Does what the session wants; an error ends the link.
-    async fn perform(
-        &mut self,
-        actions: Vec<Action>,
-        socket: &mut Socket,
-        session: &mut Session,
-    ) -> Result<(), String> {
-        let mut actions = std::collections::VecDeque::from(actions);
-        while let Some(action) = actions.pop_front() {
-            match action {
-                Action::Transmit(bytes) => {
-                    if let Some(log) = &mut self.log {
-                        log.sent(&bytes);
-                    }
-                    transmit(socket, Message::Binary(bytes)).await?;
-                }
-                Action::Ping => transmit(socket, Message::Ping(bytes::Bytes::from_static(b"unit"))).await?,
-                Action::Deliver(envelope) => {
-                    if let Body::BlobUrls(urls) = envelope.body {
-                        self.answer_blob_question(envelope.correlation_id.as_deref(), urls.items);
-                        actions.extend(session.on(now(), Input::Accepted(envelope.header.txn)));
-                    } else if self.events.send(Event::Message(envelope)).await.is_err() {
-                        return Err("stopping".to_owned());
-                    }
-                }
-                Action::Acknowledged(_) => {}
-                Action::Dropped(about, reason) => {
-                    tracing::warn!("message {} {} given up: {reason}", about.kind, about.txn);
-                }
-                Action::Rejected(what @ Rejection::Invalid(_)) => tracing::error!("{what}; acknowledged"),
-                Action::Rejected(what) => tracing::error!("{what}"),
-                Action::Reconnect => return Err("the cloud is silent".to_owned()),
-            }
-        }
-        Ok(())
-    }
-
-    fn answer_blob_question(&mut self, correlation: Option<&str>, items: Vec<BlobInfo>) {
-        let Some((digest, answer, _)) = correlation.and_then(|id| self.blob_questions.remove(id)) else {
-            tracing::debug!("blob addresses that nobody waits for are ignored");
-            return;
-        };
-        let found = items.into_iter().find(|item| item.digest == digest);
-        let _ = answer.send(found.ok_or(BlobUrlError::NotFound(digest)));
-    }
-}
-
-fn envelope(system_id: &SystemId, body: Body, correlation: Option<String>) -> Envelope {
-    let envelope = Envelope::new(system_id.clone(), jiff::Timestamp::now(), body);
-    Envelope { correlation_id: correlation, ..envelope }
-}
-
-/// What can be done without a link: messages wait in the session.
-fn queue_offline(
-    command: Command,
-    system_id: &SystemId,
-    session: &mut Session,
-    state: &watch::Sender<CloudState>,
-) {
-    let input = match command {
-        Command::Send(body, correlation) => Input::send(envelope(system_id, *body, correlation)),
-        Command::Accepted(txn) => Input::Accepted(txn),
-        Command::BlobUrls(_, answer) => {
-            let _ = answer.send(Err(BlobUrlError::Offline));
-            return;
-        }
-    };
-    for action in session.on(now(), input) {
-        if let Action::Dropped(about, reason) = action {
-            tracing::warn!("message {} {} given up: {reason}", about.kind, about.txn);
-        }
-    }
-    state.send_modify(|state| state.queued = session.outstanding());
-}
-
-async fn transmit(socket: &mut Socket, message: Message) -> Result<(), String> {
-    match tokio::time::timeout(SEND_TIME, socket.send(message)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(chain(&error)),
-        Err(_) => Err("the cloud takes no data".to_owned()),
-    }
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake.into()).await,
-        None => std::future::pending().await,
-    }
 }

@@ -40,6 +40,7 @@ fn forged(issuer_pem: &str, issuer_key: &str, edit: impl FnOnce(&mut Certificate
     Credentials::from_pem(&format!("{}{issuer_pem}", leaf.pem()), &key.serialize_pem())
 }
 
+// PRO-05, CLO-06, CLO-08
 #[tokio::test]
 async fn strangers_are_refused_in_the_handshake() {
     let Scene { cloud, oem, unit, .. } = scene().await;
@@ -73,6 +74,7 @@ async fn strangers_are_refused_in_the_handshake() {
     assert!(answer.is_err(), "{answer:?}");
 }
 
+// CLO-06, CLO-07
 #[tokio::test]
 async fn only_recorded_online_certificates_open_a_session() {
     let Scene { cloud, unit, .. } = scene().await;
@@ -86,6 +88,7 @@ async fn only_recorded_online_certificates_open_a_session() {
     }
 }
 
+// PRO-04, PRO-08, PRO-10, CLO-01, CLO-03
 #[tokio::test]
 async fn discovery_answers_the_unit_itself_and_nobody_else() {
     let Scene { cloud, unit, .. } = scene().await;
@@ -121,6 +124,7 @@ async fn a_deprovisioned_unit_is_out() {
     assert_eq!(oem.get("units/unit-1/").await.status, StatusCode::NOT_FOUND);
 }
 
+// CLO-26
 #[tokio::test]
 async fn provisioning_again_repeats_the_answer() {
     let Scene { cloud: _cloud, admin, oem, unit, .. } = scene().await;

@@ -38,6 +38,7 @@ async fn desired(link: &mut Link) -> (Envelope, DesiredStatus) {
     (envelope, status)
 }
 
+// PRO-30, PRO-37, PRO-103, PRO-104, PRO-119, PRO-120, CLO-14, CLO-15, CLO-18, CLO-20, CLO-29
 #[tokio::test]
 async fn a_service_reaches_a_unit() {
     let Scene { cloud, oem, unit } = scene().await;
@@ -176,6 +177,7 @@ async fn fetch_all(
     }
 }
 
+// CLO-13
 #[tokio::test]
 async fn a_target_is_told_until_it_is_acknowledged_and_not_again() {
     let Scene { cloud: _cloud, oem, unit, .. } = scene().await;
@@ -214,6 +216,7 @@ async fn a_target_is_told_until_it_is_acknowledged_and_not_again() {
     assert!(link.nothing_of(MessageType::DesiredStatus).await, "once per connection");
 }
 
+// CLO-20
 #[tokio::test]
 async fn a_restart_keeps_everything() {
     let Scene { mut cloud, oem, unit } = scene().await;
@@ -259,6 +262,7 @@ async fn an_oversized_frame_closes_the_session() {
     assert_eq!(link.closed().await, 1009);
 }
 
+// PRO-16, PRO-20, CLO-12
 #[tokio::test]
 async fn bad_messages_change_nothing() {
     let Scene { cloud: _cloud, oem, unit, .. } = scene().await;
@@ -285,6 +289,7 @@ async fn bad_messages_change_nothing() {
     assert_eq!(after["items"], before["items"]);
 }
 
+// CLO-05
 #[tokio::test]
 async fn a_newer_session_replaces_an_older_one() {
     let Scene { cloud: _cloud, oem, unit, .. } = scene().await;

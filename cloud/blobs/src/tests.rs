@@ -68,6 +68,7 @@ impl Fixture {
     }
 }
 
+// CLO-30
 #[tokio::test]
 async fn what_is_served_decrypts_and_verifies() {
     let fixture = Fixture::new().await;

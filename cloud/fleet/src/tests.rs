@@ -72,6 +72,7 @@ fn service(version: &str, known: &[&str]) -> Assigned {
     }
 }
 
+// PRO-54, CLO-19
 #[test]
 fn a_delta_changes_what_it_mentions_and_a_full_status_everything() {
     let mut state = UnitState::default();
@@ -126,6 +127,7 @@ fn latest_is_the_highest_release() {
     assert_eq!(resolve(LATEST, []), None);
 }
 
+// CLO-18
 #[test]
 fn a_desired_status_is_always_complete() {
     let (status, skipped) = desired_status(&target(vec![]));
@@ -137,6 +139,7 @@ fn a_desired_status_is_always_complete() {
     assert_eq!(serde_json::from_value::<DesiredStatus>(text).unwrap(), status);
 }
 
+// CLO-15
 #[test]
 fn assignments_become_items_and_instances() {
     let mut layer = service(LATEST, &["1.0.0"]);

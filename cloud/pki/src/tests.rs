@@ -108,6 +108,7 @@ fn a_new_host_or_a_near_end_renews_the_server_certificate() {
     assert_eq!(names, more.len());
 }
 
+// CLO-26
 #[test]
 fn unit_certificates_follow_the_contract() {
     let (_dir, pki) = fresh();

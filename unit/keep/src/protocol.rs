@@ -44,7 +44,7 @@ pub enum Op {
         /// Start time of the process, clock ticks since boot; guards against a reused process ID.
         start_time: u64,
     },
-    /// Everything watched and every exit not yet acknowledged.
+    /// Everything watched and every exit not yet acknowledged; waits for commands that are running.
     List,
     /// Forget a stored exit.
     Ack {

@@ -28,7 +28,8 @@ use crate::connection::Connection;
 use crate::logs::Logs;
 use crate::process;
 use crate::protocol::{
-    Exit, Line, MAX_CLIENTS, MAX_LINE, Op, Outcome, Request, SOCKET_NAME, Start, Watched, is_valid_id,
+    Exit, Line, MAX_CLIENTS, MAX_LINE, MAX_WATCHED, Op, Outcome, Request, SOCKET_NAME, Start, Watched,
+    is_valid_id,
 };
 use crate::records::Records;
 use crate::watch::{Table, describe};
@@ -59,6 +60,11 @@ pub struct Server {
     clients: BTreeMap<u64, Connection>,
     next_client: u64,
     pending: BTreeMap<i32, Pending>,
+    /// Lists asked for while a command runs: client and number of the request.
+    lists: Vec<(u64, u64)>,
+    /// Children that ended while a command was running: one of them may be the process it leaves behind,
+    /// which can be orphaned and end before the command itself does.
+    early: BTreeMap<i32, (Option<i32>, Option<i32>)>,
 }
 
 impl Server {
@@ -91,6 +97,8 @@ impl Server {
             clients: BTreeMap::new(),
             next_client: 0,
             pending: BTreeMap::new(),
+            lists: Vec::new(),
+            early: BTreeMap::new(),
         };
         for watched in earlier {
             server.take_up(watched);
@@ -178,7 +186,13 @@ impl Server {
                 Err(message) => Err(message),
             },
             Op::Adopt { id, pid, start_time } => self.adopt(&id, pid, start_time),
-            Op::List => Ok(Outcome::List { watched: self.table.watched(), exits: self.table.exits() }),
+            // A list without what is being started would make its reader clean that up.
+            Op::List if !self.pending.is_empty() => {
+                self.lists.truncate(MAX_CLIENTS);
+                self.lists.push((client, seq));
+                return;
+            }
+            Op::List => Ok(self.list()),
             Op::Ack { id, pid } => {
                 self.table.ack(&id, pid).map(|()| Outcome::Acked).map_err(|error| describe_error(&error))
             }
@@ -188,6 +202,10 @@ impl Server {
             Err(message) => Line::Refused { seq, message },
         };
         self.send(client, &line);
+    }
+
+    fn list(&self) -> Outcome {
+        Outcome::List { watched: self.table.watched(), exits: self.table.exits() }
     }
 
     fn start(&mut self, client: u64, seq: u64, start: Start) -> Result<(), String> {
@@ -263,7 +281,7 @@ impl Server {
         terminate
     }
 
-    /// Collects every ended child. Commands first: the process a command left behind may be in the same batch.
+    /// Collects every ended child.
     fn reap(&mut self) {
         let mut ended = Vec::new();
         loop {
@@ -277,17 +295,27 @@ impl Server {
                 Err(_) => break,
             }
         }
-        ended.retain(|&(pid, code, signal)| match self.pending.remove(&pid) {
-            Some(pending) => {
-                self.on_command_ended(pending, code.unwrap_or_else(|| 128 + signal.unwrap_or(0)));
+        ended.retain(|&(pid, code, signal)| match self.table.id_of(pid) {
+            Some(id) if !self.pending.contains_key(&pid) => {
+                self.finish(&id, code, signal);
                 false
             }
-            None => true,
+            _ => true,
         });
-        for (pid, code, signal) in ended {
-            if let Some(id) = self.table.id_of(pid) {
-                self.finish(&id, code, signal);
+        let (commands, others): (Vec<_>, Vec<_>) =
+            ended.into_iter().partition(|(pid, _, _)| self.pending.contains_key(pid));
+        for (pid, code, signal) in others {
+            if self.early.len() < MAX_WATCHED {
+                self.early.insert(pid, (code, signal));
             }
+        }
+        for (pid, code, signal) in commands {
+            if let Some(pending) = self.pending.remove(&pid) {
+                self.on_command_ended(pending, code.unwrap_or_else(|| 128 + signal.unwrap_or(0)));
+            }
+        }
+        if self.pending.is_empty() {
+            self.early = BTreeMap::new();
         }
     }
 
@@ -308,6 +336,18 @@ impl Server {
             (status, _) => Line::Done { seq, result: Outcome::CommandFailed { status } },
         };
         self.send(client, &line);
+        if let Line::Done { result: Outcome::Started { pid, .. }, .. } = line
+            && let Some((code, signal)) = self.early.remove(&pid)
+            && let Some(id) = self.table.id_of(pid)
+        {
+            self.finish(&id, code, signal);
+        }
+        if self.pending.is_empty() {
+            for (client, seq) in std::mem::take(&mut self.lists) {
+                let result = self.list();
+                self.send(client, &Line::Done { seq, result });
+            }
+        }
     }
 
     fn finish(&mut self, id: &str, code: Option<i32>, signal: Option<i32>) {

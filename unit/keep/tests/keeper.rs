@@ -214,6 +214,44 @@ fn the_same_name_is_not_started_twice() {
 }
 
 #[test]
+fn a_process_that_ends_before_its_command_is_not_lost() {
+    let keeper = Keeper::start();
+    let mut client = keeper.client();
+    let mut order = keeper.order("quick", "");
+    // The process is orphaned at once and ends long before the command that knows its number.
+    let gate = keeper.path("gate");
+    order.argv[2] = format!(
+        "( (echo $$ >/dev/null; sh -c 'echo $$ > {pid}; exit 6') & ); while ! test -s {pid}; do :; done; \
+         read p < {pid}; while test -e /proc/$p; do :; done; echo > {gate}",
+        pid = order.pid_file.display(),
+        gate = gate.display(),
+    );
+    assert!(matches!(client.request(Op::Start(order)).unwrap(), Outcome::Started { .. }));
+    let exit = client.next_exit(LONG).unwrap();
+    assert_eq!((exit.id.as_str(), exit.code), ("quick", Some(6)));
+}
+
+#[test]
+fn a_list_waits_for_what_is_being_started() {
+    use std::io::Write;
+    let keeper = Keeper::start();
+    let mut client = keeper.client();
+    let gate = keeper.path("gate");
+    let mut order = keeper.order("slow", "exec sleep 600");
+    let wait = format!("while ! test -e {}; do sleep 0.01; done; ", gate.display());
+    order.argv[2] = wait + &order.argv[2];
+    // Asked for by a client that goes away, as a killed manager does.
+    let mut other = UnixStream::connect(keeper.path("keep.sock")).unwrap();
+    let request = aos_keep::protocol::Request { seq: 1, op: Op::Start(order) };
+    other.write_all(format!("{}\n", serde_json::to_string(&request).unwrap()).as_bytes()).unwrap();
+    wait_for(|| keeper.path("slow.log").exists().then_some(()));
+    drop(other);
+    let opener = std::thread::spawn(move || fs::write(gate, "").unwrap());
+    assert_eq!(list(&mut client).0, ["slow"]);
+    opener.join().unwrap();
+}
+
+#[test]
 fn unreadable_and_endless_lines_hurt_only_their_sender() {
     use std::io::{Read, Write};
     let keeper = Keeper::start();

@@ -75,6 +75,7 @@ pub struct ContainerConfig {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_field_names, reason = "the names are the file's keys")]
 struct File {
     working_dir: PathBuf,
     ca_cert: Option<PathBuf>,
@@ -126,6 +127,7 @@ struct ImageManager {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_field_names, reason = "the names are the file's keys")]
 struct Runtime {
     plugin: String,
     #[serde(rename = "type")]

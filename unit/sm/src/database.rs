@@ -273,7 +273,7 @@ fn decode_all<T: DeserializeOwned>(rows: Vec<(String, String)>) -> BTreeMap<Stri
                 decoded.insert(key, value);
             }
             Err(error) => {
-                tracing::error!("stored row {} is not readable, ignored: {error}", key.escape_debug())
+                tracing::error!("stored row {} is not readable, ignored: {error}", key.escape_debug());
             }
         }
     }

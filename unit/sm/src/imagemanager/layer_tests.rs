@@ -1,5 +1,6 @@
 //! Layers good and hostile. Needs root, as the program does: whiteouts are device nodes.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
@@ -60,7 +61,7 @@ impl Stream {
             while length != rest + length.to_string().len() {
                 length = rest + length.to_string().len();
             }
-            text.push_str(&format!("{length} {key}={value}\n"));
+            let _ = writeln!(text, "{length} {key}={value}");
         }
         self.entry(b'x', b"pax", b"", text.as_bytes())
     }

@@ -10,212 +10,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use aos_ids::{InstanceIdent, ItemKind};
-use aos_status::{AosCode, ErrorInfo, InstanceState};
+use aos_ids::InstanceIdent;
 
-use super::restart::{RunParameters, Window};
+use super::entry::{Entry, Phase};
+use super::events::{Action, Ended, Event, Facts, Failure, Found, Status};
 use crate::instance::InstanceInfo;
 
 /// Most instances of a node, as all peers have it.
 pub const MAX_INSTANCES: usize = 256;
-
-/// Why an order failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// What CM is told.
-    pub error: ErrorInfo,
-    /// Worth another try when CM is connected again.
-    pub passing: bool,
-}
-
-/// What preparing found out about an item.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Restart policy.
-    pub run: RunParameters,
-    /// How long the item runs without the cloud.
-    pub offline_ttl: Option<Duration>,
-}
-
-/// How a container ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
-    /// Exit status.
-    pub code: Option<i32>,
-    /// Signal.
-    pub signal: Option<i32>,
-}
-
-/// A stored instance as it was found at start.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// The stored wish.
-    pub info: InstanceInfo,
-    /// What runs, and its process.
-    pub running: Option<(InstanceInfo, i32)>,
-    /// An exit nobody has dealt with.
-    pub missed: Option<Ended>,
-    /// What the item says, when its image is here.
-    pub facts: Option<Facts>,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// The state at start.
-    Begin(Vec<Found>),
-    /// CM's wish; what it does not name stays.
-    Update {
-        /// To be run like this.
-        start: Vec<InstanceInfo>,
-        /// Not to be run any more.
-        stop: Vec<InstanceIdent>,
-    },
-    /// The image is here, or not.
-    Prepared(Box<InstanceInfo>, Result<Facts, Failure>),
-    /// The container runs, or not.
-    Started(Box<InstanceInfo>, Result<i32, Failure>),
-    /// The container is gone and cleaned up.
-    Stopped(InstanceIdent, Result<(), Failure>),
-    /// A container's process ended.
-    Exited {
-        /// Instance ID.
-        id: String,
-        /// Its process.
-        pid: i32,
-        /// How.
-        ended: Ended,
-    },
-    /// CM can be asked again.
-    CmConnected,
-    /// The cloud is there, or not.
-    Cloud(bool),
-    /// Time has passed.
-    Tick,
-}
-
-/// What is to be done.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Store the changed wishes before anything else.
-    Store {
-        /// New or changed.
-        put: Vec<InstanceInfo>,
-        /// Gone.
-        remove: Vec<InstanceIdent>,
-    },
-    /// Get the image.
-    Prepare(Box<InstanceInfo>),
-    /// Set up the network and run the container.
-    Start(Box<InstanceInfo>),
-    /// Stop and clean up whatever there is; `release` gives the network back too.
-    Stop {
-        /// Which.
-        ident: InstanceIdent,
-        /// For good, or before a different start.
-        release: bool,
-        /// Forget the counters too.
-        forget: bool,
-    },
-    /// The exit is dealt with.
-    Acknowledge {
-        /// Instance ID.
-        id: String,
-        /// Its process.
-        pid: i32,
-    },
-    /// Statuses that changed.
-    Report(Vec<Status>),
-    /// An update is through: every status is to be listed.
-    ReportAll,
-    /// Items and versions that are in use; all others are not.
-    InUse(BTreeSet<(String, String)>),
-}
-
-/// Status of one instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// What it is about.
-    pub info: InstanceInfo,
-    /// Its state.
-    pub state: InstanceState,
-    /// Why it is not as wished.
-    pub error: Option<ErrorInfo>,
-    /// Its process, while one runs.
-    pub pid: Option<i32>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Nothing runs, nothing is ordered.
-    Down,
-    /// The image is being prepared; an older version may run.
-    Preparing,
-    /// The container is being started.
-    Starting,
-    /// The container runs.
-    Up,
-    /// The container is being stopped.
-    Stopping,
-    /// Waiting to start again.
-    Waiting(Instant),
-}
-
-#[derive(Debug)]
-struct Entry {
-    /// The wish; `None` when it has to go.
-    wish: Option<InstanceInfo>,
-    /// The last wish, for reports.
-    last: InstanceInfo,
-    phase: Phase,
-    /// What runs, and its process.
-    running: Option<(InstanceInfo, i32)>,
-    /// A wish that did not work while something else runs or nothing does.
-    rejected: Option<InstanceInfo>,
-    failure: Option<Failure>,
-    facts: Facts,
-    window: Window,
-    early_exit: Option<(i32, Ended)>,
-    restart_asked: bool,
-    reported: Option<Status>,
-}
-
-impl Entry {
-    fn new(info: InstanceInfo) -> Self {
-        Self {
-            wish: Some(info.clone()),
-            last: info,
-            phase: Phase::Down,
-            running: None,
-            rejected: None,
-            failure: None,
-            facts: Facts::default(),
-            window: Window::default(),
-            early_exit: None,
-            restart_asked: false,
-            reported: None,
-        }
-    }
-
-    fn is_busy(&self) -> bool {
-        matches!(self.phase, Phase::Preparing | Phase::Starting | Phase::Stopping)
-    }
-
-    fn status(&self) -> Status {
-        let pid = self.running.as_ref().map(|(_, pid)| *pid);
-        let error = self.failure.as_ref().map(|failure| failure.error.clone());
-        let (info, state) = match (self.phase, &self.running) {
-            (_, Some(_)) if self.failure.is_some() => (&self.last, InstanceState::Failed),
-            (Phase::Up | Phase::Preparing, Some((running, _))) => (running, InstanceState::Active),
-            (Phase::Preparing | Phase::Starting | Phase::Up, _) => (&self.last, InstanceState::Activating),
-            (Phase::Stopping, _) if self.wish.is_some() => (&self.last, InstanceState::Activating),
-            _ if self.failure.is_some() => (&self.last, InstanceState::Failed),
-            (Phase::Stopping, Some((running, _))) => (running, InstanceState::Active),
-            _ => (&self.last, InstanceState::Inactive),
-        };
-        Status { info: info.clone(), state, error: error.filter(|_| state == InstanceState::Failed), pid }
-    }
-}
 
 /// The state machine of all instances.
 #[derive(Debug)]
@@ -386,11 +188,7 @@ impl Core {
                     entry.failure = None;
                     if entry.running.is_some() {
                         entry.phase = Phase::Stopping;
-                        actions.push(Action::Stop {
-                            ident: info.ident.clone(),
-                            release: true,
-                            forget: false,
-                        });
+                        actions.push(Action::Stop { ident: info.ident.clone(), forget: false });
                     } else {
                         entry.start(now, actions);
                     }
@@ -519,7 +317,7 @@ impl Core {
             // A stop that failed is tried again by the next request only, not in a circle.
             if entry.failure.is_none() || entry.running.is_some() || matches!(entry.phase, Phase::Waiting(_))
             {
-                entry.stop(ident, true, true, actions);
+                entry.stop(ident, true, actions);
             }
             return;
         };
@@ -527,10 +325,10 @@ impl Core {
             Phase::Up => {
                 let fits = entry.running.as_ref().is_some_and(|(running, _)| *running == wish);
                 if suspended {
-                    entry.stop(ident, false, false, actions);
+                    entry.stop(ident, false, actions);
                 } else if fits && entry.restart_asked {
                     entry.restart_asked = false;
-                    entry.stop(ident, false, false, actions);
+                    entry.stop(ident, false, actions);
                 } else if !fits && entry.rejected.as_ref() != Some(&wish) {
                     entry.restart_asked = false;
                     entry.prepare(&wish, runtimes, actions);
@@ -539,7 +337,7 @@ impl Core {
             Phase::Waiting(until) => {
                 if suspended {
                     entry.failure = None;
-                    entry.stop(ident, false, false, actions);
+                    entry.stop(ident, false, actions);
                 } else if now >= until {
                     entry.phase = Phase::Down;
                     entry.failure = None;
@@ -552,63 +350,6 @@ impl Core {
             }
             _ => {}
         }
-    }
-}
-
-impl Entry {
-    fn prepare(&mut self, wish: &InstanceInfo, runtimes: &BTreeSet<String>, actions: &mut Vec<Action>) {
-        let refusal = if wish.ident.kind != ItemKind::Service {
-            Some(ErrorInfo::new(
-                AosCode::NotSupported,
-                format!("a {} cannot run in a container", wish.ident.kind),
-            ))
-        } else if !runtimes.contains(&wish.runtime) {
-            Some(ErrorInfo::new(AosCode::NotFound, format!("runtime {} is not on this node", wish.runtime)))
-        } else {
-            None
-        };
-        if let Some(error) = refusal {
-            return self.fail(Failure { error, passing: false });
-        }
-        self.phase = Phase::Preparing;
-        actions.push(Action::Prepare(Box::new(wish.clone())));
-    }
-
-    fn start(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if let Some(wish) = self.wish.clone() {
-            self.phase = Phase::Starting;
-            self.window.started(now);
-            actions.push(Action::Start(Box::new(wish)));
-        }
-    }
-
-    fn stop(&mut self, ident: &InstanceIdent, release: bool, forget: bool, actions: &mut Vec<Action>) {
-        self.phase = Phase::Stopping;
-        self.failure = None;
-        actions.push(Action::Stop { ident: ident.clone(), release, forget });
-    }
-
-    fn fail(&mut self, failure: Failure) {
-        self.rejected.clone_from(&self.wish);
-        self.failure = Some(failure);
-    }
-
-    /// A container of ours has ended: again later, or never.
-    fn ended(&mut self, now: Instant, ended: Ended) {
-        let error = match ended {
-            Ended { code: Some(code), .. } => {
-                ErrorInfo::runtime(code, format!("the service ended with status {code}"))
-            }
-            Ended { signal: Some(signal), .. } => {
-                ErrorInfo::runtime(128 + signal, format!("the service was ended by signal {signal}"))
-            }
-            _ => ErrorInfo::new(AosCode::Runtime, "the service ended, its status is not known"),
-        };
-        self.failure = Some(Failure { error, passing: false });
-        self.phase = match self.window.next_start(now, &self.facts.run) {
-            Some(until) => Phase::Waiting(until),
-            None => Phase::Down,
-        };
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use aos_ids::{Digest, ItemId, SubjectId};
+use aos_status::{AosCode, ErrorInfo, InstanceState};
 use proptest::prelude::*;
 
 fn info(instance: u64, version: &str) -> InstanceInfo {
@@ -59,6 +60,10 @@ impl Bench {
         self.on(Event::Update { start: start.to_vec(), stop: vec![] })
     }
 
+    fn want_one(&mut self, info: &InstanceInfo) -> Vec<Action> {
+        self.want(std::slice::from_ref(info))
+    }
+
     fn bring_up(&mut self, info: &InstanceInfo, pid: i32) {
         self.want(std::slice::from_ref(info));
         self.on(Event::Prepared(Box::new(info.clone()), Ok(Facts::default())));
@@ -94,7 +99,7 @@ fn orders(actions: &[Action]) -> Vec<&'static str> {
         Action::Store { .. } => "store",
         Action::Prepare(_) => "prepare",
         Action::Start(_) => "start",
-        Action::Stop { release: true, forget: true, .. } => "remove",
+        Action::Stop { forget: true, .. } => "remove",
         Action::Stop { .. } => "stop",
         Action::Acknowledge { .. } => "ack",
         Action::Report(_) => "report",
@@ -109,7 +114,7 @@ fn orders(actions: &[Action]) -> Vec<&'static str> {
 fn a_new_instance_is_stored_prepared_started_and_reported() {
     let mut bench = Bench::new();
     let one = info(0, "1.0.0");
-    assert_eq!(orders(&bench.want(&[one.clone()])), ["store", "prepare", "report"]);
+    assert_eq!(orders(&bench.want_one(&one)), ["store", "prepare", "report"]);
     assert_eq!(orders(&bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())))), ["start"]);
     assert_eq!(orders(&bench.on(Event::Started(Box::new(one.clone()), Ok(7)))), ["report", "all", "in use"]);
     let states: Vec<_> = bench.reported().into_iter().map(|(state, _)| state).collect();
@@ -122,7 +127,7 @@ fn an_unchanged_instance_is_not_touched() {
     let mut bench = Bench::new();
     let one = info(0, "1.0.0");
     bench.bring_up(&one, 7);
-    assert_eq!(orders(&bench.want(&[one.clone()])), ["all", "in use"]);
+    assert_eq!(orders(&bench.want_one(&one)), ["all", "in use"]);
     assert_eq!(orders(&bench.on(Event::CmConnected)), Vec::<&str>::new());
 }
 
@@ -147,7 +152,7 @@ fn a_new_version_is_prepared_before_the_old_one_stops() {
     let mut bench = Bench::new();
     let (old, new) = (info(0, "1.0.0"), info(0, "2.0.0"));
     bench.bring_up(&old, 7);
-    assert_eq!(orders(&bench.want(&[new.clone()])), ["store", "prepare"]);
+    assert_eq!(orders(&bench.want_one(&new)), ["store", "prepare"]);
     assert_eq!(bench.status(&old).info, old, "the old version still runs");
     let actions = bench.on(Event::Prepared(Box::new(new.clone()), Ok(Facts::default())));
     assert_eq!(orders(&actions), ["stop", "report"]);
@@ -163,7 +168,7 @@ fn when_the_new_version_cannot_be_prepared_the_old_one_stays() {
     let mut bench = Bench::new();
     let (old, new) = (info(0, "1.0.0"), info(0, "2.0.0"));
     bench.bring_up(&old, 7);
-    bench.want(&[new.clone()]);
+    bench.want_one(&new);
     let actions = bench.on(Event::Prepared(Box::new(new.clone()), Err(failure("wrong digest", false))));
     assert_eq!(orders(&actions), ["report", "all", "in use"]);
     let status = bench.status(&new);
@@ -172,7 +177,7 @@ fn when_the_new_version_cannot_be_prepared_the_old_one_stays() {
         ("2.0.0", InstanceState::Failed, Some(7))
     );
     // Back to what runs: nothing has to happen to it.
-    bench.want(&[old.clone()]);
+    bench.want_one(&old);
     assert_eq!((bench.status(&old).info, bench.state(&old)), (old, InstanceState::Active));
 }
 
@@ -180,13 +185,13 @@ fn when_the_new_version_cannot_be_prepared_the_old_one_stays() {
 fn a_request_during_a_launch_is_merged() {
     let mut bench = Bench::new();
     let (old, new) = (info(0, "1.0.0"), info(0, "2.0.0"));
-    bench.want(&[old.clone()]);
+    bench.want_one(&old);
     bench.on(Event::Prepared(Box::new(old.clone()), Ok(Facts::default())));
-    assert_eq!(orders(&bench.want(&[new.clone()])), ["store", "report"]);
+    assert_eq!(orders(&bench.want_one(&new)), ["store", "report"]);
     assert_eq!(orders(&bench.on(Event::Started(Box::new(old.clone()), Ok(7)))), ["prepare", "report"]);
 
     let mut bench = Bench::new();
-    bench.want(&[old.clone()]);
+    bench.want_one(&old);
     let stop = Event::Update { start: vec![], stop: vec![old.ident.clone()] };
     assert_eq!(orders(&bench.on(stop)), ["store"]);
     assert_eq!(orders(&bench.on(Event::Prepared(Box::new(old), Ok(Facts::default())))), ["remove", "report"]);
@@ -213,14 +218,14 @@ fn a_crash_is_reported_with_its_code_and_restarted_until_the_burst_is_used_up() 
         bench.on(Event::Started(Box::new(one.clone()), Ok(pid + 1)));
     }
     assert_eq!(bench.core.next_deadline(), None, "given up");
-    assert_eq!(orders(&bench.want(&[one.clone()])), ["prepare", "report"], "asking again is another try");
+    assert_eq!(orders(&bench.want_one(&one)), ["prepare", "report"], "asking again is another try");
 }
 
 #[test]
 fn an_exit_that_overtakes_its_start_is_not_lost() {
     let mut bench = Bench::new();
     let one = info(0, "1.0.0");
-    bench.want(&[one.clone()]);
+    bench.want_one(&one);
     bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
     bench.exit(&one, 9, 1);
     bench.on(Event::Started(Box::new(one.clone()), Ok(9)));
@@ -279,7 +284,7 @@ fn an_unknown_runtime_is_refused() {
     let mut bench = Bench::new();
     let mut one = info(0, "1.0.0");
     one.runtime = "other".into();
-    bench.want(&[one.clone()]);
+    bench.want_one(&one);
     let status = bench.status(&one);
     assert_eq!((status.state, status.error.unwrap().code()), (InstanceState::Failed, AosCode::NotFound));
 }
@@ -305,14 +310,14 @@ fn without_the_cloud_an_instance_ends_in_time_and_comes_back_with_it() {
     let mut bench = Bench::new();
     bench.on(Event::Cloud(true));
     let one = info(0, "1.0.0");
-    let facts = Facts { offline_ttl: Some(Duration::from_secs(60)), ..Facts::default() };
-    bench.want(&[one.clone()]);
+    let facts = Facts { offline_ttl: Some(Duration::from_mins(1)), ..Facts::default() };
+    bench.want_one(&one);
     bench.on(Event::Prepared(Box::new(one.clone()), Ok(facts)));
     bench.on(Event::Started(Box::new(one.clone()), Ok(7)));
     assert_eq!(bench.core.next_deadline(), None);
     bench.on(Event::Cloud(false));
-    assert_eq!(bench.core.next_deadline(), Some(bench.now + Duration::from_secs(60)));
-    bench.now += Duration::from_secs(60);
+    assert_eq!(bench.core.next_deadline(), Some(bench.now + Duration::from_mins(1)));
+    bench.now += Duration::from_mins(1);
     assert_eq!(orders(&bench.on(Event::Tick)).first(), Some(&"stop"));
     bench.on(Event::Stopped(one.ident.clone(), Ok(())));
     assert_eq!(bench.state(&one), InstanceState::Inactive);

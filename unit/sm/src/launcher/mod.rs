@@ -5,6 +5,8 @@
 //! the clock back in. What is running when it starts is taken up, what nobody wants is removed.
 
 mod core;
+mod entry;
+mod events;
 mod restart;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,10 +29,11 @@ use crate::resourcemanager::ResourceManager;
 use crate::runtimes::container::ContainerRuntime;
 use crate::runtimes::keeper::{Keeper, Known};
 use crate::smclient::Outgoing;
-use core::{Action, Core, Ended, Event, Facts, Failure, Found};
+use core::Core;
+use events::{Action, Ended, Event, Facts, Failure, Found};
 use restart::RunParameters;
 
-pub use core::Status;
+pub use events::Status;
 
 /// Orders carried out at a time.
 const WORKERS: usize = 4;
@@ -220,7 +223,7 @@ impl Launcher {
                 let fits = |ident: &InstanceIdent| {
                     ident.item.as_str() == item
                         && (subject.is_empty() || ident.subject.as_str() == subject)
-                        && u64::try_from(instance).is_ok_and(|n| n == ident.instance) | (instance < 0)
+                        && u64::try_from(instance).map_or(true, |number| number == ident.instance)
                 };
                 let statuses = self.core.statuses();
                 let paths = statuses.iter().filter(|status| fits(&status.info.ident)).filter_map(|status| {
@@ -265,12 +268,12 @@ impl Launcher {
                     }
                     self.order(jobs, Workshop::start, info);
                 }
-                Action::Stop { ident, release, forget } => {
+                Action::Stop { ident, forget } => {
                     if forget {
                         self.starts.remove(&ident.instance_id());
                     }
                     let workshop = Arc::clone(&self.workshop);
-                    jobs.spawn(async move { workshop.stop(ident, release, forget).await });
+                    jobs.spawn(async move { workshop.stop(ident, forget).await });
                 }
                 Action::Acknowledge { id, pid } => {
                     let workshop = Arc::clone(&self.workshop);
@@ -362,7 +365,7 @@ impl Workshop {
         runtime.start(info, &image, &attached, &network).await
     }
 
-    async fn stop(self: Arc<Self>, ident: InstanceIdent, release: bool, forget: bool) -> Event {
+    async fn stop(self: Arc<Self>, ident: InstanceIdent, forget: bool) -> Event {
         let _place = self.places.acquire().await;
         let id = ident.instance_id();
         let mut result = Ok(());
@@ -370,14 +373,14 @@ impl Workshop {
         for (runtime, _) in self.runtimes.values() {
             result = result.and(runtime.stop(&id).await);
         }
-        let network = if release {
-            self.networks.release(id.clone()).await
-        } else {
-            self.networks.stop(id.clone()).await
-        };
-        result = result.and(network);
         if forget {
+            result = result.and(self.networks.release(id.clone()).await);
+            for (runtime, _) in self.runtimes.values() {
+                result = result.and(runtime.remove_log(&id));
+            }
             result = result.and(self.database.forget_starts(id).await);
+        } else {
+            result = result.and(self.networks.stop(id).await);
         }
         Event::Stopped(ident, result.map_err(|error| failure(&error)))
     }

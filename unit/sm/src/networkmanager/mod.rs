@@ -51,10 +51,13 @@ pub struct InstanceNetwork {
     pub dns: Vec<String>,
     /// Outgoing openings: destination, port, protocol, source.
     pub rules: Vec<[String; 4]>,
+    /// What it was given for.
+    #[serde(default)]
+    pub wishes: Wishes,
 }
 
 /// What an item says about its network.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wishes {
     /// Host name of the container.
     pub hostname: Option<String>,
@@ -209,21 +212,8 @@ impl Task {
         if self.instances.get(&id).is_some_and(|network| network.network != info.owner) {
             self.release(&id).await?;
         }
-        if !self.networks.contains_key(&info.owner) {
-            let network = self.cm.node_network(&info.owner, &self.node_id).await?;
-            names::address_of(&network.ip)?;
-            names::prefix_of(&network.subnet)?;
-            self.database.set_network(info.owner.clone(), Some(&network)).await?;
-            self.networks.insert(info.owner.clone(), network);
-        }
-        if !self.instances.contains_key(&id) {
-            let hosts = names::hosts_of(&info.ident, &info.owner, wishes.hostname.as_deref());
-            let given =
-                self.cm.instance_network(&info.ident, &info.owner, &self.node_id, hosts, wishes).await?;
-            names::address_of(&given.ip)?;
-            names::prefix_of(&given.subnet)?;
-            self.database.set_instance_network(id.clone(), Some(&given)).await?;
-            self.instances.insert(id.clone(), given);
+        if self.instances.get(&id).is_none_or(|network| network.wishes != *wishes) {
+            self.allocate(&id, info, wishes).await?;
         }
         let (network, bridge_ip) = self.bring_up(&id).await?;
         Ok(Prepared {
@@ -237,6 +227,37 @@ impl Task {
             resolv: names::resolv_text(&bridge_ip, &network.dns),
             ip: network.ip,
         })
+    }
+
+    /// Asks CM for network and address. An instance that has an address asks again when its wishes changed,
+    /// and mostly gets the same one.
+    async fn allocate(&mut self, id: &str, info: &InstanceInfo, wishes: &Wishes) -> Result<(), Error> {
+        let network = self.cm.node_network(&info.owner, &self.node_id).await?;
+        names::address_of(&network.ip)?;
+        names::prefix_of(&network.subnet)?;
+        let running = self.running.iter().filter_map(|id| self.instances.get(id));
+        let in_use = running.filter(|instance| instance.network == info.owner).count() > 0;
+        match self.networks.get(&info.owner) {
+            Some(known) if *known == network => {}
+            Some(_) if in_use => {
+                tracing::warn!("network {} has other parameters now, used when it is idle", info.owner);
+            }
+            _ => {
+                self.links.remove(&names::bridge_name(&info.owner)).await?;
+                self.database.set_network(info.owner.clone(), Some(&network)).await?;
+                self.networks.insert(info.owner.clone(), network);
+            }
+        }
+        let hosts = names::hosts_of(&info.ident, &info.owner, wishes.hostname.as_deref());
+        let given = self.cm.instance_network(&info.ident, &info.owner, &self.node_id, hosts, wishes).await?;
+        names::address_of(&given.ip)?;
+        names::prefix_of(&given.subnet)?;
+        if self.instances.get(id).is_some_and(|known| known.ip != given.ip || known.subnet != given.subnet) {
+            self.stop(id).await?;
+        }
+        self.database.set_instance_network(id.to_owned(), Some(&given)).await?;
+        self.instances.insert(id.to_owned(), given);
+        Ok(())
     }
 
     /// Bridge, namespace and cable of a known instance; answers its network and the bridge's address.

@@ -80,7 +80,11 @@ pub fn resolv_text(bridge_ip: &str, servers: &[String]) -> String {
     if listed.is_empty() {
         listed.push("8.8.8.8");
     }
-    listed.iter().map(|server| format!("nameserver {server}\n")).collect()
+    let mut text = String::new();
+    for server in listed {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -90,6 +90,7 @@ impl CmCalls {
             subnet: answer.subnet,
             ip: answer.ip,
             dns: answer.dns_servers,
+            wishes: wishes.clone(),
             rules: answer
                 .firewall_rules
                 .into_iter()

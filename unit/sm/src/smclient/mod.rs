@@ -129,7 +129,7 @@ impl SmClient {
         tokio::time::sleep_until(until).await;
     }
 
-    async fn channel(&self) -> Result<(Channel, Option<CertificateSource>), Error> {
+    fn channel(&self) -> Result<(Channel, Option<CertificateSource>), Error> {
         match &self.dial {
             Dial::Plain { url } => {
                 let tls = |source| Error::Tls { peer: "CM".to_owned(), source };
@@ -149,7 +149,7 @@ impl SmClient {
     }
 
     async fn session(&mut self, noted: &mut bool) -> Result<(), Error> {
-        let (channel, mut certificate) = self.channel().await?;
+        let (channel, mut certificate) = self.channel()?;
         let _ = self.launcher.send(Command::Announce).await;
         let all = self.statuses().await?;
         let (sender, receiver) = mpsc::channel(16);

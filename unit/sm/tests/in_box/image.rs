@@ -41,6 +41,7 @@ impl Blobs {
     }
 
     /// Publishes an image of tar layers, lowest first, that runs `script`.
+    #[allow(clippy::needless_pass_by_value, reason = "mostly called with a literal")]
     pub fn image(&self, layers: &[Vec<u8>], script: &str, item: Value) -> Image {
         let mut described = Vec::new();
         let mut diff_ids = Vec::new();

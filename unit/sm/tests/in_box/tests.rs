@@ -157,7 +157,8 @@ async fn runs_an_instance_as_asked(runtime: &str) {
     })
     .await;
     sm.cm.wait_state(0, "active").await;
-    assert_eq!(sm.instance(0).await["starts"], 2);
+    let after = sm.instance(0).await;
+    assert_eq!((after["starts"].as_u64(), &after["ip"]), (Some(2), &local["ip"]));
 }
 
 // ARC: containers live on without us
@@ -173,9 +174,9 @@ async fn containers_survive_the_death_of_the_service_manager() {
     for orderly in [false, true, false] {
         sm.cm.clear();
         if orderly {
-            sm.stop()
+            sm.stop();
         } else {
-            sm.kill()
+            sm.kill();
         }
         assert!(process::is_running(pid, start));
         assert!(get(&ip).is_some(), "the service answers while the service manager is away");
@@ -262,11 +263,13 @@ async fn a_crash_loop_ends_after_the_burst_with_the_exit_code() {
 }
 
 async fn wait_for_starts(sm: &Sm, starts: u64) -> serde_json::Value {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(40);
     loop {
         let local = sm.instance(0).await;
         if local["starts"] == starts && local["state"] == "failed" {
             return local;
         }
+        assert!(std::time::Instant::now() < deadline, "{local}");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }
@@ -445,19 +448,21 @@ async fn what_is_stopped_leaves_nothing_behind() {
 async fn a_stubborn_process_is_killed_after_the_grace_time() {
     let sm = Sm::start("crun").await;
     let image = sm.blobs.simple("trap '' TERM; while :; do /bin/busybox sleep 0.1; done", with_tmp());
-    let polite =
-        sm.blobs.simple("trap 'echo bye; exit 0' TERM; while :; do /bin/busybox sleep 0.1; done", with_tmp());
-    sm.cm
-        .update(vec![wish(0, "1.0.0", &image, &sm.runtime), wish(1, "1.0.0", &polite, &sm.runtime)], vec![])
-        .await;
+    let polite = sm.blobs.simple(
+        "trap 'echo > /storage/bye; exit 0' TERM; while :; do /bin/busybox sleep 0.1; done",
+        with_tmp(),
+    );
+    let mut second = wish(1, "1.0.0", &polite, &sm.runtime);
+    second.storage_path = "polite".into();
+    sm.cm.update(vec![wish(0, "1.0.0", &image, &sm.runtime), second], vec![]).await;
     sm.cm.wait_state(0, "active").await;
     sm.cm.wait_state(1, "active").await;
     let pid = number(&sm.instance(0).await["pid"]);
     let start = process::start_time(pid).unwrap();
-    let polite = sm.instance(1).await["id"].as_str().unwrap().to_owned();
     sm.cm.update(vec![], vec![0, 1]).await;
     wait_for("the end", || (!process::is_running(pid, start)).then_some(())).await;
-    wait_for("the last words", || sm.log(&polite).contains("bye").then_some(())).await;
+    let words = sm.folder.path().join("work/storages/polite/bye");
+    wait_for("the last words", || words.exists().then_some(())).await;
     sm.cm
         .wait_message(|m| {
             matches!(m, FromSm::NodeInstancesStatus(list) if list.instances.is_empty()).then_some(())

@@ -77,6 +77,13 @@ impl ContainerRuntime {
         self.config.log_dir.join(format!("{id}.log"))
     }
 
+    /// Removes the log files of an instance.
+    pub fn remove_log(&self, id: &str) -> Result<(), Error> {
+        let path = self.log_path(id);
+        aos_durable::remove_durably(&aos_keep::old_generation(&path))?;
+        Ok(aos_durable::remove_durably(&path)?)
+    }
+
     fn bundle(&self, id: &str) -> PathBuf {
         self.config.runtime_dir.join(id)
     }

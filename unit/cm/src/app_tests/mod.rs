@@ -1,8 +1,15 @@
 //! The whole Communication Manager between a scripted cloud, a scripted IAM and a scripted Service Manager,
 //! all over real TLS. A crash is a dropped program: nothing gets a chance to tidy up.
 
+macro_rules! in_time {
+    ($work:expr) => {
+        tokio::time::timeout(LONG, $work).await.expect("in time")
+    };
+}
+
 mod cloud;
 mod iam;
+mod nodes;
 mod pki;
 mod sm;
 
@@ -30,6 +37,7 @@ struct World {
     cloud: Cloud,
     iam: Iam,
     config: Config,
+    port: u16,
     app: Option<(Shutdown, JoinHandle<Result<(), Error>>)>,
     sm: Sm,
 }
@@ -70,7 +78,7 @@ impl World {
         std::fs::write(&file, text.to_string()).unwrap();
         let config = Config::load(&file).unwrap();
         let sm = Sm::new(&pki, &format!("127.0.0.1:{port}"));
-        let mut world = Self { dir, pki, cloud, iam, config, app: None, sm };
+        let mut world = Self { dir, pki, cloud, iam, config, port, app: None, sm };
         world.start();
         world
     }
@@ -92,6 +100,13 @@ impl World {
         app.abort();
         assert!(app.await.unwrap_err().is_cancelled());
         self.cloud.disconnect();
+    }
+
+    /// Waits until the local status satisfies `wanted`.
+    async fn until(&self, wanted: impl Fn(&Value) -> bool) {
+        while !wanted(&self.document().await) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn document(&self) -> Value {
@@ -119,12 +134,6 @@ impl World {
 fn is_active(status: &aos_cloud_protocol::UnitStatus) -> bool {
     let mut instances = status.instances.iter().flatten().flat_map(|group| &group.instances);
     !status.is_delta_info && instances.any(|instance| instance.state == InstanceState::Active)
-}
-
-macro_rules! in_time {
-    ($work:expr) => {
-        tokio::time::timeout(LONG, $work).await.expect("in time")
-    };
 }
 
 // CM-03, CM-04, CM-06, CM-07, CM-25..CM-27, CM-41..CM-46: from the wish to the running instance; and after

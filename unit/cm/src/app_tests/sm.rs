@@ -73,7 +73,7 @@ impl Sm {
         self.report().await;
     }
 
-    async fn send(&self, message: SmOutgoingMessage) {
+    pub async fn send(&self, message: SmOutgoingMessage) {
         let message = SmOutgoingMessages { sm_outgoing_message: Some(message) };
         self.sender.as_ref().unwrap().send(message).await.unwrap();
     }
@@ -86,6 +86,27 @@ impl Sm {
     pub async fn next(&mut self) -> SmIncomingMessage {
         let message = self.incoming.as_mut().unwrap().message().await.unwrap().expect("stream is open");
         message.sm_incoming_message.unwrap()
+    }
+
+    /// True when the stream ended by the other side.
+    pub async fn closed(&mut self) -> bool {
+        loop {
+            match self.incoming.as_mut().unwrap().message().await {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return true,
+            }
+        }
+    }
+
+    /// A channel to the server, once that is there.
+    pub async fn reach(&self) -> Channel {
+        loop {
+            let request = BlobsInfosRequest { digests: vec![] };
+            if SmServiceClient::new(self.channel.clone()).get_blobs_infos(request).await.is_ok() {
+                return self.channel.clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 
     /// Carries out the next update.

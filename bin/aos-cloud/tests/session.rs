@@ -134,6 +134,10 @@ async fn fetch_all(
 
     let config = tls(&cloud.data(), None);
     let blobs = &cloud.endpoints().blobs;
+    let first = &urls.items[0];
+    let path = first.urls[0].split_once("localhost:").unwrap().1.split_once('/').unwrap().1;
+    let head = common::client::raw_head(blobs, &config, &format!("/{path}")).await;
+    assert!(head.contains("Accept-Ranges: bytes\r\n"), "upstream Units look for this text: {head}");
     for info in urls.items {
         let path = info.urls[0].split_once("localhost").unwrap().1.split_once('/').unwrap().1;
         let get = |range: Option<String>| {

@@ -112,10 +112,14 @@ async fn merge(
 ) -> Result<(), GatewayError> {
     let session = origin.session;
     let merge = move |stored: Option<&str>| -> Result<Option<(String, bool)>, GatewayError> {
-        let mut state: UnitState = match stored {
-            Some(text) => serde_json::from_str(text).map_err(GatewayError::document("status"))?,
-            None => UnitState::default(),
-        };
+        // A state that cannot be read is worth less than the report at hand; the next full one completes it.
+        let read = stored.map(serde_json::from_str::<UnitState>).transpose();
+        let mut state = read
+            .unwrap_or_else(|error| {
+                tracing::error!("the stored status of a Unit is damaged and starts anew: {error}");
+                None
+            })
+            .unwrap_or_default();
         if state.merge(report, created_at, session) == Merged::Stale {
             return Ok(None);
         }

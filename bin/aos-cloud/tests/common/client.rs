@@ -12,6 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -59,6 +60,16 @@ pub async fn connect(address: &str, config: &Arc<ClientConfig>) -> std::io::Resu
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::clone(config)).connect(name, stream).await
+}
+
+/// The text of the answer to a HEAD request.
+pub async fn raw_head(address: &str, config: &Arc<ClientConfig>, path: &str) -> String {
+    let mut stream = connect(address, config).await.unwrap();
+    let call = format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(call.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 #[derive(Debug)]

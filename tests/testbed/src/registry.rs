@@ -7,6 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -106,11 +107,21 @@ pub fn clear(dir: &Path) -> Result<()> {
         process.kill();
     }
     cgroups::destroy(&contents.cgroups, Duration::from_secs(10))?;
+    contents.cgroups.iter().for_each(|dir| forget_scope(dir));
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).tried(|| format!("cannot remove {}", dir.display()))
         }
         _ => Ok(()),
+    }
+}
+
+/// systemd notices by and by that a scope of its has ended; told so, it forgets it before we go on.
+fn forget_scope(dir: &Path) {
+    if dir.extension().is_some_and(|kind| kind == "scope")
+        && let Some(name) = dir.file_name()
+    {
+        let _ = Command::new("systemctl").args(["stop", "--quiet"]).arg(name).stderr(Stdio::null()).status();
     }
 }
 

@@ -173,6 +173,25 @@ impl Cloud {
         self.link.as_mut().unwrap().send(Message::binary(bytes)).await.unwrap();
     }
 
+    /// Sends more than a Unit takes; answers the code that it closes with.
+    pub async fn overfill(&mut self) -> Option<u16> {
+        let (mut sink, mut stream) = self.link.take().unwrap().split();
+        let flood = async {
+            // The Unit stops reading in the middle, so this may fail.
+            let _ = sink.send(Message::binary(vec![b' '; aos_cloud_protocol::MAX_FRAME + 1])).await;
+        };
+        let closed = async {
+            loop {
+                match stream.next().await {
+                    Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return None,
+                }
+            }
+        };
+        tokio::join!(flood, closed).1
+    }
+
     /// The next message that is neither an ack nor a question about blobs; those are noted or answered.
     pub async fn next(&mut self) -> Envelope {
         loop {

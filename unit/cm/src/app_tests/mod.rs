@@ -271,6 +271,29 @@ async fn a_new_certificate_opens_a_new_link() {
     });
 }
 
+// CM-22: a lost link comes back, with everything told anew.
+#[tokio::test]
+async fn a_lost_link_comes_back() {
+    in_time!(async {
+        let mut world = World::new().await;
+        world.cloud.connected().await;
+        world.cloud.disconnect();
+        world.until(|document| document["cloud"]["state"] == "connecting").await;
+        world.cloud.connected().await;
+        world.until(|document| document["cloud"]["state"] == "connected").await;
+    });
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_big_closes_the_link() {
+    in_time!(async {
+        let mut world = World::new().await;
+        world.cloud.connected().await;
+        assert_eq!(world.cloud.overfill().await, Some(1009));
+        world.cloud.connected().await;
+    });
+}
+
 // Bad input changes nothing; what is readable is acknowledged.
 #[tokio::test]
 async fn bad_messages_change_nothing() {

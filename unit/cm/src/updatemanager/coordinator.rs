@@ -310,7 +310,7 @@ impl Coordinator {
                 Action::Ignored(reason) => tracing::info!("the wish of the cloud changes nothing: {reason}"),
                 Action::CancelDownload => self.tell_images(imagemanager::Command::Cancel)?,
                 Action::Download(cycle) => {
-                    tracing::info!("update {} starts", self.machine.stored().applied);
+                    tracing::info!("update {}: fetching what is missing", self.machine.stored().applied);
                     self.launching = None;
                     let desired = self.machine.desired().cloned().unwrap_or_default();
                     self.tell_images(imagemanager::Command::Download(cycle, desired.items, desired.trust))?;

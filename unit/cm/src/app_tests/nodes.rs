@@ -22,6 +22,7 @@ async fn a_unit_configuration_reaches_the_node() {
         let mut world = World::new().await;
         world.cloud.connected().await;
         world.sm.connect().await;
+        world.until(|document| document["nodes"][0]["connected"] == true).await;
         let labels = Some(vec!["front".to_owned()]);
         let node = NodeConfig {
             node_group_subject: AosIdentity::by_codename("gateway"),

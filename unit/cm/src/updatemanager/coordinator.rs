@@ -55,6 +55,8 @@ pub(super) struct Configured {
     cycle: u64,
     config: Option<Result<aos_item_format::UnitConfig, unitconfig::Refused>>,
     node_errors: Vec<(NodeId, aos_status::ErrorInfo)>,
+    /// Nodes that the configuration was set on.
+    nodes: Vec<(NodeId, String)>,
 }
 
 /// What the coordinator works with.
@@ -383,13 +385,19 @@ impl Coordinator {
                 Some(Err(refused)) => Some(Err(refused)),
                 Some(Ok(None)) | None => None,
             };
-            let _ = results.send(Configured { cycle, config, node_errors }).await;
+            let _ = results.send(Configured { cycle, config, node_errors, nodes: connected }).await;
         });
     }
 
     fn on_configured(&mut self, done: Configured) -> Result<(), CoordinatorError> {
         if let Some(outcome) = done.config {
             self.configs.installed(outcome);
+            // Nodes that connected meanwhile.
+            for (node, _) in self.nodes.connected_with_types() {
+                if !done.nodes.iter().any(|(known, _)| *known == node) {
+                    self.bring_up_to_date(&node);
+                }
+            }
         }
         for (node, error) in done.node_errors {
             tracing::error!("node {node}: {error}");

@@ -202,7 +202,7 @@ impl Coordinator {
         }
     }
 
-    fn bring_up_to_date(&self, node: &NodeId) {
+    pub(super) fn bring_up_to_date(&self, node: &NodeId) {
         let Some(config) = self.configs.current().cloned() else { return };
         let connected = self.nodes.connected_with_types();
         let Some((node, kind)) = connected.into_iter().find(|(known, _)| known == node) else { return };

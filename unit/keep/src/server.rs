@@ -326,7 +326,7 @@ impl Server {
                 let start_time = watched.start_time;
                 match self.table.insert(watched, None) {
                     Ok(()) => {
-                        self.logs.add(&start.id, start.log, Instant::now());
+                        self.logs.add(&start.id, start.log.clone(), Instant::now());
                         Line::Done { seq, result: Outcome::Started { pid, start_time } }
                     }
                     Err(error) => Line::Refused { seq, message: describe_error(&error) },
@@ -336,11 +336,13 @@ impl Server {
             (status, _) => Line::Done { seq, result: Outcome::CommandFailed { status } },
         };
         self.send(client, &line);
-        if let Line::Done { result: Outcome::Started { pid, .. }, .. } = line
-            && let Some((code, signal)) = self.early.remove(&pid)
-            && let Some(id) = self.table.id_of(pid)
-        {
-            self.finish(&id, code, signal);
+        if let Line::Done { result: Outcome::Started { pid, start_time }, .. } = line {
+            match self.early.remove(&pid) {
+                Some((code, signal)) => self.finish(&start.id, code, signal),
+                // Somebody else has collected it: it is gone, and nobody will tell us how.
+                None if start_time == 0 => self.finish(&start.id, None, None),
+                None => {}
+            }
         }
         if self.pending.is_empty() {
             for (client, seq) in std::mem::take(&mut self.lists) {

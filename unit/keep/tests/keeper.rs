@@ -44,7 +44,11 @@ impl Keeper {
     /// A start of `script` as the detached process.
     fn order(&self, id: &str, script: &str) -> Start {
         let pid_file = self.path(&format!("{id}.pid"));
-        let command = format!("sh -c '{script}' & echo $! > {}", pid_file.display());
+        // The shell in the runtime's place must not collect the process itself, so that waits a moment.
+        let command = format!(
+            "sh -c 'while ! test -s {pid}; do :; done; {script}' & echo $! > {pid}",
+            pid = pid_file.display()
+        );
         Start {
             id: id.to_owned(),
             argv: vec!["/bin/sh".into(), "-c".into(), command],

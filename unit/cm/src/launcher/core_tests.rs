@@ -5,6 +5,8 @@ use aos_ids::OwnerId;
 use aos_item_format::Platform;
 
 use super::super::placement::Runtime;
+use aos_status::InstanceState;
+
 use super::*;
 
 fn node(name: &str) -> Node {

@@ -1,6 +1,7 @@
 //! Launcher: decides where instances run, keeps their records and derives what each node has to do.
 
 pub mod core;
+mod derived;
 pub mod links;
 pub mod messages;
 pub mod numbers;

@@ -8,6 +8,7 @@ pub mod core;
 pub mod pool;
 mod routes;
 mod store;
+mod types;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -10,13 +10,11 @@ use aos_content_store::Store;
 use aos_iam_link::IamLink;
 use aos_ids::{NodeId, SubjectId, SystemId};
 use aos_supervise::Shutdown;
-use aos_unit_api::iamanager::v6;
-use aos_unit_api::iamanager::v6::iam_nodes_service_client::IamNodesServiceClient;
 use rusqlite::Connection;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::desired::DesiredNode;
+use super::configuring::Configured;
 use super::machine::{Action, Event, Machine, UpdateState};
 use super::status::{Reporter, Snapshot};
 use crate::communication::{self, Communication};
@@ -31,11 +29,9 @@ use crate::launcher::store;
 use crate::nodeinfoprovider::Nodes;
 use crate::smcontroller::{self, SmController};
 use crate::storagestate::StorageState;
-use crate::unitconfig::{self, UnitConfigs};
+use crate::unitconfig::UnitConfigs;
 use crate::{alerts, monitoring};
 
-/// Longest time of a call to IAM about a node.
-const NODE_CALL_TIME: Duration = Duration::from_secs(10);
 /// How often unwanted instances are looked for.
 const EXPIRE_PERIOD: Duration = Duration::from_hours(24);
 
@@ -48,15 +44,6 @@ pub enum CoordinatorError {
     /// A module does not take commands any more.
     #[error("module {0} does not take commands")]
     Stuck(&'static str),
-}
-
-/// Result of the stage `installing`.
-pub(super) struct Configured {
-    cycle: u64,
-    config: Option<Result<aos_item_format::UnitConfig, unitconfig::Refused>>,
-    node_errors: Vec<(NodeId, aos_status::ErrorInfo)>,
-    /// Nodes that the configuration was set on.
-    nodes: Vec<(NodeId, String)>,
 }
 
 /// What the coordinator works with.
@@ -113,9 +100,9 @@ pub struct Coordinator {
     pub(super) seen: BTreeSet<NodeId>,
     /// The stage `launching` waits for nodes.
     launching: Option<u64>,
-    configured: (mpsc::Sender<Configured>, mpsc::Receiver<Configured>),
-    certificate: String,
-    unit_config_file: PathBuf,
+    pub(super) configured: (mpsc::Sender<Configured>, mpsc::Receiver<Configured>),
+    pub(super) certificate: String,
+    pub(super) unit_config_file: PathBuf,
     machine_timer: Option<Instant>,
     /// Instances that are starting since the start of the process are given up then.
     start_timer: Option<Instant>,
@@ -366,91 +353,6 @@ impl Coordinator {
     pub(super) fn is_launching(&self) -> bool {
         self.launching.is_some()
     }
-
-    /// The stage `installing`, beside this task.
-    fn configure(&mut self, cycle: u64) {
-        self.nodes.forget_errors();
-        let desired = self.machine.desired().cloned().unwrap_or_default();
-        let plan = desired.unit_config.as_ref().map(|wish| self.configs.plan(wish));
-        let results = self.configured.0.clone();
-        let (controller, iam) = (self.parts.controller.clone(), self.parts.iam.clone());
-        let (certificate, file) = (self.certificate.clone(), self.unit_config_file.clone());
-        let connected = self.nodes.connected_with_types();
-        tokio::spawn(async move {
-            let node_errors = set_node_states(&iam, &certificate, desired.nodes).await;
-            let config = match plan {
-                Some(Ok(Some(config))) => {
-                    Some(unitconfig::install(&controller, &connected, &file, config).await)
-                }
-                Some(Err(refused)) => Some(Err(refused)),
-                Some(Ok(None)) | None => None,
-            };
-            let _ = results.send(Configured { cycle, config, node_errors, nodes: connected }).await;
-        });
-    }
-
-    fn on_configured(&mut self, done: Configured) -> Result<(), CoordinatorError> {
-        if let Some(outcome) = done.config {
-            self.configs.installed(outcome);
-            // Nodes that connected meanwhile.
-            for (node, _) in self.nodes.connected_with_types() {
-                if !done.nodes.iter().any(|(known, _)| *known == node) {
-                    self.bring_up_to_date(&node);
-                }
-            }
-        }
-        for (node, error) in done.node_errors {
-            tracing::error!("node {node}: {error}");
-            self.nodes.remember(&node, error);
-        }
-        self.reporter.touch(Instant::now());
-        let actions = self.machine.on(Instant::now(), Event::StageDone(done.cycle));
-        self.act(actions)
-    }
-}
-
-async fn set_node_states(
-    iam: &IamLink,
-    certificate: &str,
-    nodes: Vec<DesiredNode>,
-) -> Vec<(NodeId, aos_status::ErrorInfo)> {
-    let mut errors = Vec::new();
-    for node in nodes {
-        if let Err(error) = set_node_state(iam, certificate, &node).await {
-            errors.push((node.id, error));
-        }
-    }
-    errors
-}
-
-async fn set_node_state(
-    iam: &IamLink,
-    certificate: &str,
-    node: &DesiredNode,
-) -> Result<(), aos_status::ErrorInfo> {
-    use aos_status::{AosCode, ErrorInfo};
-    let failed = |reason: String| ErrorInfo::new(AosCode::Failed, reason);
-    let word = if node.paused { "paused" } else { "provisioned" };
-    if iam.node_info(node.id.as_str()).await.is_ok_and(|info| info.state == word) {
-        return Ok(());
-    }
-    let channel = iam.protected(certificate).map_err(|error| failed(error.to_string()))?;
-    let mut client = IamNodesServiceClient::new(channel);
-    let node_id = node.id.to_string();
-    let call = async {
-        if node.paused {
-            client.pause_node(v6::PauseNodeRequest { node_id }).await.map(|answer| answer.into_inner().error)
-        } else {
-            client
-                .resume_node(v6::ResumeNodeRequest { node_id })
-                .await
-                .map(|answer| answer.into_inner().error)
-        }
-    };
-    let answer = tokio::time::timeout(NODE_CALL_TIME, call).await;
-    let answer = answer.map_err(|_| ErrorInfo::new(AosCode::Timeout, "IAM does not answer"))?;
-    let error = answer.map_err(|status| failed(status.message().to_owned()))?;
-    aos_unit_api::convert::error_from_wire(error).map_or(Ok(()), Err)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

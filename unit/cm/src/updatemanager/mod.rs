@@ -5,6 +5,7 @@
 //! commands go out, answers come back as events, and everything that must survive is stored before it shows.
 
 mod accept;
+mod configuring;
 pub mod coordinator;
 pub mod desired;
 mod document;

@@ -4,18 +4,19 @@
 //! is silent for too long counts as broken until it speaks again. A node without one is connected when IAM
 //! knows it. Up to 16 nodes.
 
+mod wire_form;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use aos_cloud_protocol as wire;
 use aos_ids::{NodeId, RuntimeId};
-use aos_item_format::Platform;
 use aos_status::{AosCode, ErrorInfo, NodeState};
-use aos_unit_api::common::v2;
 use aos_unit_api::convert::error_from_wire;
 use aos_unit_api::iamanager::v6;
 use aos_unit_api::servicemanager::v5::SmInfo;
 
+use self::wire_form::{cpu, os_info, partition, platform, runtime};
 use crate::launcher::placement;
 
 /// Most nodes of a Unit.
@@ -285,69 +286,6 @@ impl Entry {
 
     fn is_connected(&self) -> bool {
         self.iam.is_some() && (self.linked || !self.expects_sm())
-    }
-}
-
-fn text(value: &str) -> Option<String> {
-    (!value.is_empty()).then(|| value.to_owned())
-}
-
-fn os_info(os: Option<&v2::OsInfo>) -> wire::OsInfo {
-    let os = os.cloned().unwrap_or_default();
-    wire::OsInfo {
-        os: if os.os.is_empty() { "linux".to_owned() } else { os.os },
-        version: text(&os.version),
-        features: (!os.features.is_empty()).then_some(os.features),
-    }
-}
-
-fn arch_info(arch: Option<&v2::ArchInfo>) -> wire::ArchInfo {
-    let arch = arch.cloned().unwrap_or_default();
-    wire::ArchInfo { architecture: arch.architecture, variant: text(&arch.variant) }
-}
-
-fn platform(arch: Option<&v2::ArchInfo>, os: Option<&v2::OsInfo>) -> Platform {
-    let (arch, os) = (arch.cloned().unwrap_or_default(), os.cloned().unwrap_or_default());
-    Platform {
-        architecture: arch.architecture,
-        variant: arch.variant,
-        os: os.os,
-        os_version: os.version,
-        os_features: os.features,
-    }
-}
-
-fn cpu(cpu: &v6::CpuInfo) -> wire::CpuInfo {
-    wire::CpuInfo {
-        model_name: text(&cpu.model_name),
-        total_num_cores: Some(cpu.num_cores),
-        total_num_threads: Some(cpu.num_threads),
-        arch_info: arch_info(cpu.arch_info.as_ref()),
-        max_dmips: Some(cpu.max_dmips),
-    }
-}
-
-fn partition(partition: &v6::PartitionInfo) -> wire::PartitionInfo {
-    wire::PartitionInfo {
-        name: partition.name.clone(),
-        types: partition.types.clone(),
-        path: text(&partition.path),
-        total_size: partition.total_size,
-    }
-}
-
-fn runtime(runtime: &aos_unit_api::servicemanager::v5::RuntimeInfo) -> wire::RuntimeInfo {
-    let given = |amount: u64| (amount > 0).then_some(amount);
-    wire::RuntimeInfo {
-        identity: wire::AosIdentity::by_codename(&runtime.runtime_id),
-        runtime_type: runtime.r#type.clone(),
-        arch_info: arch_info(runtime.arch_info.as_ref()),
-        os_info: os_info(runtime.os_info.as_ref()),
-        max_dmips: given(runtime.max_dmips),
-        allowed_dmips: given(runtime.allowed_dmips),
-        total_ram: given(runtime.total_ram),
-        allowed_ram: given(runtime.allowed_ram),
-        max_instances: runtime.max_instances,
     }
 }
 

@@ -212,6 +212,12 @@ impl Server {
         if !is_valid_id(&start.id) {
             return Err("the name is not usable".to_owned());
         }
+        // The predecessor may have ended without our having looked yet.
+        self.reap();
+        let over = |watched: &Watched| !process::is_running(watched.pid, watched.start_time);
+        if self.table.get(&start.id).is_some_and(|entry| entry.pidfd.is_some() && over(&entry.watched)) {
+            self.finish(&start.id, None, None);
+        }
         if self.table.get(&start.id).is_some() || self.pending.values().any(|p| p.start.id == start.id) {
             return Err(format!("{} is started already", start.id));
         }

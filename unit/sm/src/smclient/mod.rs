@@ -129,7 +129,8 @@ impl SmClient {
         tokio::time::sleep_until(until).await;
     }
 
-    fn channel(&self) -> Result<(Channel, Option<CertificateSource>), Error> {
+    /// A fresh channel; waits for our certificate when IAM has not given it yet.
+    async fn channel(&self) -> Result<(Channel, Option<CertificateSource>), Error> {
         match &self.dial {
             Dial::Plain { url } => {
                 let tls = |source| Error::Tls { peer: "CM".to_owned(), source };
@@ -149,7 +150,7 @@ impl SmClient {
     }
 
     async fn session(&mut self, noted: &mut bool) -> Result<(), Error> {
-        let (channel, mut certificate) = self.channel()?;
+        let (channel, mut certificate) = self.channel().await?;
         let _ = self.launcher.send(Command::Announce).await;
         let all = self.statuses().await?;
         let (sender, receiver) = mpsc::channel(16);

@@ -242,12 +242,12 @@ impl ContainerRuntime {
     /// Takes up what runs of `wanted` and removes everything else.
     pub async fn attach(&self, wanted: &BTreeSet<String>, known: &Known) -> Vec<Alive> {
         let mut alive = Vec::new();
-        let entries = fs::read_dir(&self.config.runtime_dir).into_iter().flatten().flatten();
-        let ids: Vec<String> = entries
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| uuid::Uuid::try_parse(name).is_ok())
-            .collect();
-        for id in ids {
+        let mut ids: BTreeSet<String> = known.watched.keys().cloned().collect();
+        for folder in [&self.config.runtime_dir, &self.config.state_root] {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            ids.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()));
+        }
+        for id in ids.into_iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()) {
             match self.attach_one(&id, wanted.contains(&id), known).await {
                 Ok(Some(found)) => alive.push(found),
                 Ok(None) => {}

@@ -43,7 +43,8 @@ pub enum DownloadError {
 
 /// Brings `partial` up to its announced size from `url`. What arrived stays when this fails or is dropped.
 pub async fn download(dialer: &Dialer, url: &str, partial: &mut PartialBlob) -> Result<(), DownloadError> {
-    let wrong = || DownloadError::Url(url.chars().take(200).collect());
+    // What follows the question mark gives access.
+    let wrong = || DownloadError::Url(url.split('?').next().unwrap_or_default().chars().take(200).collect());
     let url =
         Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(wrong)?;
     if partial.is_complete() {

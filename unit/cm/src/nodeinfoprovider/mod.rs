@@ -148,10 +148,10 @@ impl Nodes {
     }
 
     /// True when every provisioned node has told about its instances, or was waited for as long as `patience`.
-    /// False while no node is known at all.
+    /// False while IAM has told of no node at all.
     pub fn ready(&self, now: Instant, patience: Duration) -> bool {
         let mut expected = self.entries.values().filter(|entry| entry.expects_sm());
-        !self.entries.is_empty()
+        self.entries.values().any(|entry| entry.iam.is_some())
             && expected.all(|entry| {
                 entry.reported || entry.awaited.is_some_and(|since| now.duration_since(since) >= patience)
             })

@@ -4,6 +4,7 @@
 //! flag is accepted, and `-provisioning` with a single dash, because the systemd units in the field use it.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
@@ -279,7 +280,7 @@ fn version() -> String {
 fn overview() -> String {
     let mut text = String::from("AosEdge on the device.\n\nUsage: aos COMMAND [FLAGS]\n\nCommands:\n");
     for info in DAEMONS.iter().filter(|info| info.daemon.is_built_in()) {
-        text.push_str(&format!("  {:<8} {} (also called {})\n", info.word, info.about, info.process));
+        let _ = writeln!(text, "  {:<8} {} (also called {})", info.word, info.about, info.process);
     }
     text.push_str("  status   What runs here: cloud link, nodes, items, instances, certificates\n");
     if cfg!(feature = "sm") {
@@ -307,7 +308,7 @@ fn help(command: &str, about: &str, table: &[Flag], daemon: Option<&DaemonInfo>)
             ("config", Some(info)) => format!(" (default {})", info.default_config),
             _ => String::new(),
         };
-        text.push_str(&format!("  {left:<24} {}{default}\n", flag.help));
+        let _ = writeln!(text, "  {left:<24} {}{default}", flag.help);
     }
     text
 }

@@ -7,6 +7,7 @@ mod cli;
 mod status;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cli::{Command, Daemon, DaemonFlags};
 
@@ -28,14 +29,26 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Status { run_dir, json } => status::show(run_dir, json),
         #[cfg(feature = "sm")]
-        Command::Keep { dir } => Ok(aos_keep::run(aos_keep::Args { dir })?),
+        Command::Keep { dir } => {
+            aos_footprint::frugal_allocator();
+            Ok(aos_keep::run(aos_keep::Args { dir })?)
+        }
         #[cfg(not(feature = "sm"))]
         Command::Keep { .. } => anyhow::bail!("this build does not contain `keep`"),
         Command::Daemon(daemon, flags) => run_daemon(daemon, flags),
     }
 }
 
+/// Time after which a daemon has started, connected and taken up what runs, in any ordinary case.
+const SETTLED: Duration = Duration::from_secs(20);
+
 fn run_daemon(daemon: Daemon, flags: DaemonFlags) -> anyhow::Result<()> {
+    aos_footprint::frugal_allocator();
+    std::thread::Builder::new().name("settle".to_owned()).stack_size(64 * 1024).spawn(|| {
+        // Nothing waits for this; being late or early costs some page faults and nothing else.
+        std::thread::park_timeout(SETTLED);
+        aos_footprint::give_back();
+    })?;
     aos_logging::init(daemon.word(), flags.level, flags.output)?;
     match daemon {
         #[cfg(feature = "cm")]

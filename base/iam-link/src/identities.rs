@@ -166,8 +166,10 @@ impl Follower {
                     self.cert_type,
                     cause.unwrap_or_default()
                 );
-                // Gently: tokens count wrong PINs.
-                self.pause = MAX_PAUSE.min(self.pause.max(RESUBSCRIBE) * 2);
+                // Gently: tokens count wrong PINs. Anything else passes, as when IAM just writes to the token.
+                if error.is_pin_refused() {
+                    self.pause = MAX_PAUSE.min(self.pause.max(RESUBSCRIBE) * 2);
+                }
                 return false;
             }
             Err(_) => return false,

@@ -19,6 +19,7 @@ use crate::site::Site;
 use crate::unit_config::{self, IAM_PROTECTED, Places};
 use crate::wait::{wait_for, wait_for_or_last};
 
+const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// A daemon of a Unit.
@@ -124,14 +125,15 @@ impl Unit {
         self.launch(daemon, &[])
     }
 
-    /// Starts what does not run.
+    /// Starts what does not run, each when the one before is ready, as systemd does it with our units.
     pub fn start_all(&mut self) -> Result<()> {
-        Daemon::ALL
-            .into_iter()
-            .filter(|daemon| !self.daemons.contains_key(daemon))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .try_for_each(|daemon| self.start(daemon))
+        for daemon in Daemon::ALL {
+            if !self.daemons.contains_key(&daemon) {
+                self.start(daemon)?;
+            }
+            self.wait_up(daemon, START_LIMIT)?;
+        }
+        Ok(())
     }
 
     fn launch(&mut self, daemon: Daemon, more: &[&str]) -> Result<()> {

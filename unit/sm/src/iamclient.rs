@@ -9,6 +9,7 @@ use aos_iam_link::IamLink;
 use aos_token::Identity;
 use aos_unit_api::iamanager::v6::NodeInfo;
 use prost::Message;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use crate::Error;
@@ -22,25 +23,33 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct CertificateSource {
     newest: watch::Receiver<Option<Arc<Identity>>>,
-    /// The certificate is followed as long as the link lives.
-    _link: IamLink,
+    /// The one last given out.
+    used: Option<CertificateDer<'static>>,
 }
 
 impl CertificateSource {
     /// The certificate of a type at IAM.
     pub fn of(link: &IamLink, cert_type: &str) -> Self {
-        Self { newest: link.identity(cert_type), _link: link.clone() }
+        Self { newest: link.identity(cert_type), used: None }
     }
 
-    /// The certificate, when it has been loaded; changes are counted from here.
+    /// The certificate, when it has been loaded.
     pub fn present(&mut self) -> Option<CertifiedKey> {
-        self.newest.borrow_and_update().as_ref().map(|identity| identity.certified_key())
+        let identity = self.newest.borrow_and_update().clone()?;
+        self.used = identity.leaf().cloned();
+        Some(identity.certified_key())
     }
 
-    /// Waits for another certificate.
+    /// Waits for another certificate than the one last given out; the same one told again is no change.
     pub async fn changed(&mut self) {
-        if self.newest.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        loop {
+            let leaf = self.newest.borrow_and_update().as_ref().and_then(|identity| identity.leaf().cloned());
+            if leaf.is_some() && leaf != self.used {
+                return;
+            }
+            if self.newest.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

@@ -139,8 +139,12 @@ impl SmClient {
             Dial::Secure { url, ca_cert, certificate } => {
                 let tls = |source| Error::Tls { peer: "CM".to_owned(), source };
                 let mut certificate = certificate.clone();
-                let key =
-                    certificate.present().ok_or_else(|| Error::NotFound("our certificate".to_owned()))?;
+                let key = loop {
+                    match certificate.present() {
+                        Some(key) => break key,
+                        None => certificate.changed().await,
+                    }
+                };
                 let roots = aos_tls::roots_from_pem_file(ca_cert).map_err(tls)?;
                 let config =
                     aos_tls::client_config(roots, Some(key), aos_tls::HostCheck::ChainOnly).map_err(tls)?;

@@ -4,7 +4,6 @@
 //! form. The sizes are those every upstream peer accepts (64 bytes for identifiers, 32 for versions), so
 //! nothing we emit can overflow a fixed buffer of theirs.
 
-
 mod digest;
 mod instance;
 mod text_id;

@@ -49,7 +49,8 @@ impl Core {
             let live = entry.running.is_some() || matches!(entry.phase, Phase::Waiting(_));
             entry.facts.offline_ttl.filter(|_| live).zip(self.offline_since).map(|(ttl, since)| since + ttl)
         });
-        waits.chain(expiries).min()
+        let retries = self.entries.values().filter_map(Entry::retry_due);
+        waits.chain(expiries).chain(retries).min()
     }
 
     /// Takes an event and answers what follows from it, in order.
@@ -71,7 +72,11 @@ impl Core {
                 self.offline_since = if connected { None } else { self.offline_since.or(Some(now)) };
                 self.drive_where(now, |_| true, false, &mut actions);
             }
-            Event::Tick => self.drive_where(now, |_| true, false, &mut actions),
+            Event::Tick => {
+                let due = |entry: &Entry| entry.retry_due().is_some_and(|at| at <= now);
+                self.drive_where(now, due, true, &mut actions);
+                self.drive_where(now, |_| true, false, &mut actions);
+            }
         }
         for entry in self.entries.values_mut() {
             let status = entry.status();
@@ -194,7 +199,7 @@ impl Core {
                     }
                     return;
                 }
-                Err(failure) => entry.fail(failure),
+                Err(failure) => entry.fail(now, failure),
             }
         }
         self.drive(now, &info.ident, actions);
@@ -225,7 +230,7 @@ impl Core {
                 entry.phase = Phase::Down;
                 // The failure of a wish nobody has any more concerns nobody.
                 if entry.wish.as_ref() == Some(info) {
-                    entry.fail(failure);
+                    entry.fail(now, failure);
                 }
             }
         }
@@ -257,7 +262,7 @@ impl Core {
                 entry.failure = None;
                 self.drive(now, ident, actions);
             }
-            Err(failure) => entry.fail(failure),
+            Err(failure) => entry.fail(now, failure),
         }
     }
 

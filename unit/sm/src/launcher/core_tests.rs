@@ -273,9 +273,13 @@ fn passing_failures_are_tried_again_when_cm_is_back() {
     bench.want(&[one.clone(), two.clone()]);
     bench.on(Event::Prepared(Box::new(one.clone()), Err(failure("away", true))));
     bench.on(Event::Prepared(Box::new(two.clone()), Err(failure("broken", false))));
+    assert_eq!((bench.state(&one), bench.state(&two)), (InstanceState::Activating, InstanceState::Failed));
     let actions = bench.on(Event::CmConnected);
     assert!(matches!(actions.first(), Some(Action::Prepare(info)) if info.ident == one.ident));
-    assert_eq!(orders(&actions), ["prepare", "report"]);
+    assert_eq!(orders(&actions), ["prepare"]);
+    bench.on(Event::Prepared(Box::new(one.clone()), Err(failure("slow", true))));
+    bench.now = bench.core.next_deadline().unwrap();
+    assert_eq!(orders(&bench.on(Event::Tick)), ["prepare"], "and by itself after a while");
 }
 
 // SM-46
@@ -386,14 +390,14 @@ impl World {
         let action = self.open.remove(which % self.open.len());
         Some(match action {
             Action::Prepare(info) => {
-                Event::Prepared(info, if ok { Ok(Facts::default()) } else { Err(failure("p", false)) })
+                Event::Prepared(info, if ok { Ok(Facts::default()) } else { Err(failure("p", which % 3 == 0)) })
             }
             Action::Start(info) if ok => {
                 self.pids += 1;
                 self.running.insert(info.ident.clone(), (*info.clone(), self.pids));
                 Event::Started(info, Ok(self.pids))
             }
-            Action::Start(info) => Event::Started(info, Err(failure("s", false))),
+            Action::Start(info) => Event::Started(info, Err(failure("s", which % 3 == 0))),
             Action::Stop { ident, .. } => {
                 self.running.remove(&ident);
                 Event::Stopped(ident, Ok(()))

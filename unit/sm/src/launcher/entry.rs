@@ -1,7 +1,7 @@
 //! One instance in the launcher: its wish, its truth, and how it gets from one to the other.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aos_ids::{InstanceIdent, ItemKind};
 use aos_status::{AosCode, ErrorInfo, InstanceState};
@@ -9,6 +9,9 @@ use aos_status::{AosCode, ErrorInfo, InstanceState};
 use super::events::{Action, Ended, Facts, Failure, Status};
 use super::restart::Window;
 use crate::instance::InstanceInfo;
+
+/// Pause before a passing failure is tried again without being told.
+const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -38,6 +41,8 @@ pub struct Entry {
     /// A wish that did not work while something else runs or nothing does.
     pub rejected: Option<InstanceInfo>,
     pub failure: Option<Failure>,
+    /// When a passing failure is tried again at the latest.
+    pub retry_at: Option<Instant>,
     pub facts: Facts,
     pub window: Window,
     pub early_exit: Option<(i32, Ended)>,
@@ -54,6 +59,7 @@ impl Entry {
             running: None,
             rejected: None,
             failure: None,
+            retry_at: None,
             facts: Facts::default(),
             window: Window::default(),
             early_exit: None,
@@ -68,13 +74,17 @@ impl Entry {
 
     pub fn status(&self) -> Status {
         let pid = self.running.as_ref().map(|(_, pid)| *pid);
-        let error = self.failure.as_ref().map(|failure| failure.error.clone());
+        // A passing failure is a wait, and nobody is bothered with it.
+        let failure = self.failure.as_ref().filter(|failure| !failure.passing);
+        let waits = self.failure.is_some() && failure.is_none();
+        let error = failure.map(|failure| failure.error.clone());
         let (info, state) = match (self.phase, &self.running) {
-            (_, Some(_)) if self.failure.is_some() => (&self.last, InstanceState::Failed),
+            (_, Some(_)) if failure.is_some() => (&self.last, InstanceState::Failed),
             (Phase::Up | Phase::Preparing, Some((running, _))) => (running, InstanceState::Active),
             (Phase::Preparing | Phase::Starting | Phase::Up, _) => (&self.last, InstanceState::Activating),
             (Phase::Stopping, _) if self.wish.is_some() => (&self.last, InstanceState::Activating),
-            _ if self.failure.is_some() => (&self.last, InstanceState::Failed),
+            _ if failure.is_some() => (&self.last, InstanceState::Failed),
+            _ if waits => (&self.last, InstanceState::Activating),
             (Phase::Stopping, Some((running, _))) => (running, InstanceState::Active),
             _ => (&self.last, InstanceState::Inactive),
         };
@@ -93,7 +103,9 @@ impl Entry {
             None
         };
         if let Some(error) = refusal {
-            return self.fail(Failure { error, passing: false });
+            self.rejected.clone_from(&self.wish);
+            self.failure = Some(Failure { error, passing: false });
+            return;
         }
         self.phase = Phase::Preparing;
         actions.push(Action::Prepare(Box::new(wish.clone())));
@@ -113,9 +125,16 @@ impl Entry {
         actions.push(Action::Stop { ident: ident.clone(), forget });
     }
 
-    pub fn fail(&mut self, failure: Failure) {
+    pub fn fail(&mut self, now: Instant, failure: Failure) {
+        self.retry_at = failure.passing.then_some(now + RETRY);
         self.rejected.clone_from(&self.wish);
         self.failure = Some(failure);
+    }
+
+    /// When to try again what failed for a passing reason.
+    pub fn retry_due(&self) -> Option<Instant> {
+        self.retry_at
+            .filter(|_| !self.is_busy() && self.failure.as_ref().is_some_and(|failure| failure.passing))
     }
 
     /// A container of ours has ended: again later, or never.

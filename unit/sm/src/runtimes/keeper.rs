@@ -52,8 +52,7 @@ impl Keeper {
     ) -> Result<(Self, Known, impl Future<Output = ()> + Send), Error> {
         aos_durable::create_dir(&dir, 0o700)?;
         let mut task = Task { dir, program, exits, child: None, seq: 0 };
-        let mut stream = task.connect().await?;
-        let known = task.known(&mut stream).await?;
+        let (stream, known) = task.first_contact().await?;
         let (calls, queue) = mpsc::channel(64);
         Ok((Self { calls }, known, task.run(stream, queue)))
     }
@@ -87,6 +86,9 @@ impl Keeper {
 
 type Stream = BufReader<UnixStream>;
 
+/// Tries of the first contact: a keeper that is just being killed may take the connection and say nothing.
+const FIRST_TRIES: u32 = 5;
+
 struct Task {
     dir: PathBuf,
     program: PathBuf,
@@ -113,6 +115,24 @@ impl Task {
             tokio::time::sleep(START_PAUSE).await;
         }
         Err(Error::Keeper("does not answer".to_owned()))
+    }
+
+    async fn first_contact(&mut self) -> Result<(Stream, Known), Error> {
+        let mut tries = 1;
+        loop {
+            let contact = match self.connect().await {
+                Ok(mut stream) => self.known(&mut stream).await.map(|known| (stream, known)),
+                Err(error) => Err(error),
+            };
+            match contact {
+                Err(error) if tries < FIRST_TRIES => {
+                    tries += 1;
+                    tracing::warn!("{}, trying again", error.info().message);
+                    tokio::time::sleep(START_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     async fn known(&mut self, stream: &mut Stream) -> Result<Known, Error> {
@@ -181,11 +201,7 @@ impl Task {
             if queue.is_closed() {
                 return None;
             }
-            let connected = match self.connect().await {
-                Ok(mut stream) => self.known(&mut stream).await.map(|known| (stream, known)),
-                Err(error) => Err(error),
-            };
-            match connected {
+            match self.first_contact().await {
                 Ok((stream, known)) => {
                     for (_, exit) in known.exits {
                         let _ = self.exits.send(exit).await;

@@ -43,6 +43,7 @@ tests! {
     state_and_storage_belong_to_the_instance_and_last,
     cm_may_hang_up_at_any_time,
     requests_beside_instances_are_answered,
+    killed_at_any_moment_an_instance_runs_once,
 }
 
 const HTTP: &str =
@@ -558,4 +559,49 @@ async fn requests_beside_instances_are_answered() {
     let system = wire::SystemLogRequest { correlation_id: "three".into(), ..Default::default() };
     sm.cm.send(ToSm::SystemLogRequest(system)).await;
     assert_eq!(sm.cm.wait_message(answer("three")).await.status, "error");
+}
+
+async fn killed_at_any_moment_an_instance_runs_once() {
+    let mut sm = Sm::start("crun").await;
+    let one = sm.blobs.simple("exec /bin/busybox sleep 1001", with_tmp());
+    let two = sm.blobs.simple("exec /bin/busybox sleep 1002", with_tmp());
+    for round in 0u64..24 {
+        let image = if round % 2 == 0 { &one } else { &two };
+        let wanted = wish(0, &format!("1.0.{round}"), image, &sm.runtime);
+        sm.cm.update(vec![wanted.clone()], vec![]).await;
+        tokio::time::sleep(std::time::Duration::from_millis(round * 7 % 160)).await;
+        sm.kill();
+        if round % 5 == 4 {
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(keeper_pid().unwrap()),
+                nix::sys::signal::Signal::SIGKILL,
+            )
+            .unwrap();
+        }
+        let streams = sm.cm.count("RegisterSM");
+        sm.launch();
+        wait_for("another stream", || (sm.cm.count("RegisterSM") > streams).then_some(())).await;
+        // The wish may have died with the process; CM says it again to whoever connects.
+        sm.cm.update(vec![wanted.clone()], vec![]).await;
+        sm.cm.wait_status(0, |status| status.state == "active" && status.version == wanted.version).await;
+        let second = if round % 2 == 0 { "1001" } else { "1002" };
+        wait_for("the service itself", || (sleepers() == [second]).then_some(())).await;
+        assert_eq!(fs::read_dir("/run/oci").unwrap().count(), 1);
+    }
+}
+
+/// Last arguments of all sleeping services.
+fn sleepers() -> Vec<String> {
+    let commands = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        entry.file_name().to_str()?.parse::<u32>().ok()?;
+        let command = fs::read(entry.path().join("cmdline")).ok()?;
+        let words: Vec<&[u8]> = command.split(|&b| b == 0).collect();
+        match words.as_slice() {
+            [program, b"sleep", seconds, b""] if program.ends_with(b"busybox") => {
+                Some(String::from_utf8_lossy(seconds).into_owned())
+            }
+            _ => None,
+        }
+    });
+    commands.collect()
 }

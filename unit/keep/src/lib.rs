@@ -15,6 +15,7 @@ pub mod process;
 pub mod protocol;
 mod records;
 mod server;
+mod setup;
 mod watch;
 
 use std::io;

@@ -6,17 +6,13 @@
 //! made up for by reaping right after.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -32,6 +28,7 @@ use crate::protocol::{
     is_valid_id,
 };
 use crate::records::Records;
+use crate::setup::{listen, read_pid, signal_mask, spawn};
 use crate::watch::{Table, describe};
 
 /// A runtime command that takes longer is killed.
@@ -408,50 +405,6 @@ impl Server {
 fn client_event(number: u64, wants_write: bool) -> EpollEvent {
     let flags = if wants_write { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
     EpollEvent::new(flags, TOKEN_CLIENT + number)
-}
-
-fn signal_mask() -> SigSet {
-    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
-}
-
-fn listen(path: &PathBuf) -> Result<UnixListener, Error> {
-    let failed = |source| Error::Listen { path: path.clone(), source };
-    if UnixStream::connect(path).is_ok() {
-        return Err(Error::AlreadyServed { path: path.clone() });
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-    let bound = UnixListener::bind(path);
-    nix::sys::stat::umask(mask);
-    let listener = bound.map_err(failed)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
-}
-
-fn spawn(start: &Start) -> io::Result<i32> {
-    let (program, arguments) = start.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let log: File = OpenOptions::new().append(true).create(true).mode(0o600).open(&start.log.path)?;
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().current_dir("/").stdin(Stdio::null());
-    command.stdout(log.as_fd().try_clone_to_owned()?).stderr(log);
-    for variable in &start.env {
-        if let Some((name, value)) = variable.split_once('=') {
-            command.env(name, value);
-        }
-    }
-    let mask = signal_mask();
-    mask.thread_unblock()?;
-    let spawned = command.spawn();
-    mask.thread_block()?;
-    Ok(spawned?.id().cast_signed())
-}
-
-fn read_pid(path: &Path) -> Option<i32> {
-    fs::read_to_string(path).ok()?.trim().parse().ok().filter(|&pid| pid > 1)
 }
 
 fn describe_error(error: &Error) -> String {

@@ -389,15 +389,16 @@ impl World {
         }
         let action = self.open.remove(which % self.open.len());
         Some(match action {
-            Action::Prepare(info) => {
-                Event::Prepared(info, if ok { Ok(Facts::default()) } else { Err(failure("p", which % 3 == 0)) })
-            }
+            Action::Prepare(info) => Event::Prepared(
+                info,
+                if ok { Ok(Facts::default()) } else { Err(failure("p", which.is_multiple_of(3))) },
+            ),
             Action::Start(info) if ok => {
                 self.pids += 1;
                 self.running.insert(info.ident.clone(), (*info.clone(), self.pids));
                 Event::Started(info, Ok(self.pids))
             }
-            Action::Start(info) => Event::Started(info, Err(failure("s", which % 3 == 0))),
+            Action::Start(info) => Event::Started(info, Err(failure("s", which.is_multiple_of(3)))),
             Action::Stop { ident, .. } => {
                 self.running.remove(&ident);
                 Event::Stopped(ident, Ok(()))

@@ -393,7 +393,6 @@ async fn stored_instances_start_without_cm_after_a_reboot() {
     };
     assert_eq!(local["starts"], 2);
     assert_eq!(sm.status().await["cm"]["connected"], false);
-    // The image is read from our own store, not from CM's blobs.
     assert!(links().iter().any(|link| link.starts_with("br-")));
 }
 
@@ -563,8 +562,8 @@ async fn requests_beside_instances_are_answered() {
 
 async fn killed_at_any_moment_an_instance_runs_once() {
     let mut sm = Sm::start("crun").await;
-    let one = sm.blobs.simple("exec /bin/busybox sleep 1001", with_tmp());
-    let two = sm.blobs.simple("exec /bin/busybox sleep 1002", with_tmp());
+    let one = sm.blobs.simple("trap 'exit 0' TERM; /bin/busybox sleep 1001 & wait", with_tmp());
+    let two = sm.blobs.simple("trap 'exit 0' TERM; /bin/busybox sleep 1002 & wait", with_tmp());
     for round in 0u64..24 {
         let image = if round % 2 == 0 { &one } else { &two };
         let wanted = wish(0, &format!("1.0.{round}"), image, &sm.runtime);

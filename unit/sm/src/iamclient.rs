@@ -23,6 +23,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct CertificateSource {
     newest: watch::Receiver<Option<Arc<Identity>>>,
+    /// Its tasks, which keep the certificate up to date, end with the last clone of the link.
+    _link: IamLink,
     /// The one last given out.
     used: Option<CertificateDer<'static>>,
 }
@@ -30,7 +32,7 @@ pub struct CertificateSource {
 impl CertificateSource {
     /// The certificate of a type at IAM.
     pub fn of(link: &IamLink, cert_type: &str) -> Self {
-        Self { newest: link.identity(cert_type), used: None }
+        Self { newest: link.identity(cert_type), _link: link.clone(), used: None }
     }
 
     /// The certificate, when it has been loaded.

@@ -137,6 +137,9 @@ pub enum UnitCommand {
     Deprovision {
         /// System ID or cloud id of the Unit.
         unit: String,
+        /// Even while it is online: its session is closed.
+        #[arg(long)]
+        force: bool,
     },
     /// Remove a deprovisioned Unit from the cloud.
     Delete {
@@ -154,7 +157,7 @@ pub struct Provision {
     #[arg(long, default_value_t = 1)]
     pub nodes: usize,
     /// Seconds to wait for the Unit to answer and its nodes to appear.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=86_400))]
     pub wait: u64,
     /// Forget an earlier run that was cut off, and make new keys.
     #[arg(long)]

@@ -1,5 +1,6 @@
 //! The cloud's REST API as this program uses it: one client, errors in words.
 
+use std::fmt::Write as _;
 use std::io::Cursor;
 use std::time::Duration;
 
@@ -7,12 +8,15 @@ use anyhow::{Context, Result, anyhow, bail};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::output::elements;
 use crate::profile::Profile;
 
 /// Longer than the server's longest long poll, so that a poll is answered and not cut off.
 const TIMEOUT: Duration = Duration::from_mins(1);
+/// Longest answer that is read, bytes; far above what the cloud sends.
+const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
 
 pub struct Cloud {
     http: reqwest::Client,
@@ -68,6 +72,19 @@ impl Cloud {
         self.json(self.request(Method::GET, path)).await
     }
 
+    /// All entries of a list, which the cloud hands out in pages; `path` has no parameters.
+    pub async fn list(&self, path: &str) -> Result<Value> {
+        let mut items: Vec<Value> = Vec::new();
+        loop {
+            let page = self.get(&format!("{path}?offset={}", items.len())).await?;
+            let count = elements(&page).len();
+            items.extend(elements(&page).iter().cloned());
+            if count == 0 || page["total"].as_u64().is_none_or(|total| items.len() as u64 >= total) {
+                return Ok(json!({ "items": items, "total": items.len(), "offset": 0 }));
+            }
+        }
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         self.json(self.request(Method::POST, path).json(body)).await
     }
@@ -101,7 +118,7 @@ impl Cloud {
     }
 
     async fn json(&self, request: RequestBuilder) -> Result<Value> {
-        let text = self.send(request).await?.text().await.context("the cloud's answer broke off")?;
+        let text = body(self.send(request).await?).await?;
         if text.trim().is_empty() {
             return Ok(Value::Null);
         }
@@ -114,7 +131,7 @@ impl Cloud {
         if status.is_success() {
             return Ok(response);
         }
-        let text = response.text().await.unwrap_or_default();
+        let text = body(response).await.unwrap_or_default();
         Err(anyhow!(Refused { status, message: message_of(&text, status) }))
     }
 
@@ -128,6 +145,34 @@ impl Cloud {
         };
         anyhow::Error::new(error).context(format!("cannot reach the cloud at {}: {advice}", self.base))
     }
+}
+
+/// The text of an answer, up to a limit.
+async fn body(mut response: Response) -> Result<String> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = response.chunk().await.context("the cloud's answer broke off")? {
+        if bytes.len() + piece.len() > LARGEST_ANSWER {
+            bail!("the cloud's answer is longer than {LARGEST_ANSWER} bytes");
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    String::from_utf8(bytes).context("the cloud's answer is no text")
+}
+
+/// A name or id given by a person as one part of a path, whatever characters it has.
+pub fn segment(name: &str) -> Result<String> {
+    if matches!(name, "" | "." | "..") {
+        bail!("'{name}' is no name and no id");
+    }
+    let mut part = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            part.push(char::from(byte));
+        } else {
+            let _ = write!(part, "%{byte:02X}");
+        }
+    }
+    Ok(part)
 }
 
 /// Whether `error` is an answer of the cloud with `status`.
@@ -170,6 +215,15 @@ fn message_of(text: &str, status: StatusCode) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_stay_one_part_of_the_path() {
+        assert_eq!(segment("gateway-1").unwrap(), "gateway-1");
+        assert_eq!(segment("a/../b?c#d e").unwrap(), "a%2F..%2Fb%3Fc%23d%20e");
+        for name in ["", ".", ".."] {
+            assert!(segment(name).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn error_bodies_become_sentences() {

@@ -5,9 +5,12 @@ use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
 use crate::args::{Assign, Publish};
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, segment};
 use crate::image::{self, Content, Image};
 use crate::output::{Output, elements, rows, table, text};
+
+/// Bytes read from a file at a time.
+const READ_SIZE: usize = 128 * 1024;
 
 pub async fn publish(cloud: &Cloud, publish: &Publish, out: &Output) -> Result<()> {
     semver::Version::parse(&publish.version)
@@ -49,7 +52,7 @@ async fn upload_missing(cloud: &Cloud, image: &Image, out: &Output) -> Result<()
                 let file = tokio::fs::File::open(path)
                     .await
                     .with_context(|| format!("cannot open blob {digest}"))?;
-                reqwest::Body::wrap_stream(ReaderStream::new(file))
+                reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, READ_SIZE))
             }
         };
         cloud.upload(&format!("blobs/{digest}/"), body, size).await.with_context(|| {
@@ -61,7 +64,7 @@ async fn upload_missing(cloud: &Cloud, image: &Image, out: &Output) -> Result<()
 }
 
 pub async fn list(cloud: &Cloud, out: &Output) -> Result<()> {
-    let items = cloud.get("update-items/").await?;
+    let items = cloud.list("update-items/").await?;
     out.show(&items, |items| {
         let fields = ["/codename", "/type", "/title", "/latest_version", "/id"];
         let rows = rows(elements(items), &fields);
@@ -70,7 +73,7 @@ pub async fn list(cloud: &Cloud, out: &Output) -> Result<()> {
 }
 
 pub async fn versions(cloud: &Cloud, item: &str, out: &Output) -> Result<()> {
-    let versions = cloud.get(&format!("update-items/{item}/versions/")).await?;
+    let versions = cloud.get(&format!("update-items/{}/versions/", segment(item)?)).await?;
     out.show(&versions, |versions| {
         let rows = rows(elements(versions), &["/version", "/created_at", "/index_digest"]);
         table(&["VERSION", "CREATED", "INDEX"], &rows)
@@ -84,7 +87,7 @@ pub async fn assign(cloud: &Cloud, assign: &Assign, out: &Output) -> Result<()> 
         "priority": assign.priority,
         "labels": assign.label,
     });
-    let path = format!("units/{}/assignments/{}/", assign.unit, assign.item);
+    let path = format!("units/{}/assignments/{}/", segment(&assign.unit)?, segment(&assign.item)?);
     let answer = cloud.put(&path, &body).await.context("the item was not assigned")?;
     out.show(&answer, |answer: &Value| {
         let version = text(answer, "/version");
@@ -98,11 +101,12 @@ pub async fn assign(cloud: &Cloud, assign: &Assign, out: &Output) -> Result<()> 
 
 pub async fn unassign(cloud: &Cloud, unit: &str, item: &str, out: &Output) -> Result<()> {
     cloud
-        .delete(&format!("units/{unit}/assignments/{item}/"))
+        .delete(&format!("units/{}/assignments/{}/", segment(unit)?, segment(item)?))
         .await
         .context("the item was not unassigned")?;
-    out.progress(&format!("{item} is no longer assigned to {unit}; its instances are being stopped"));
-    Ok(())
+    out.show(&json!({ "unit": unit, "item": item, "result": "unassigned" }), |_| {
+        format!("{item} is no longer assigned to {unit}; its instances are being stopped")
+    })
 }
 
 fn bytes_text(bytes: u64) -> String {

@@ -52,7 +52,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             UnitCommand::Show { unit } => units::show(&cloud, &unit, &out).await,
             UnitCommand::Status { unit, watch } => units::status(&cloud, &unit, watch, &out).await,
             UnitCommand::Provision(provision) => provision::provision(&cloud, &home, &provision, &out).await,
-            UnitCommand::Deprovision { unit } => units::deprovision(&cloud, &unit, &out).await,
+            UnitCommand::Deprovision { unit, force } => units::deprovision(&cloud, &unit, force, &out).await,
             UnitCommand::Delete { unit } => units::delete(&cloud, &unit, &out).await,
         },
         Command::Item(item) => match item {

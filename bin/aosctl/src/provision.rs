@@ -4,30 +4,21 @@
 //! provisioning tool uses. What was asked is saved before the cloud is called, so that a run that was cut
 //! off is taken up where it stopped: keys are not made twice and the cloud answers an equal request equally.
 
+mod unit;
+
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use aos_unit_api::common::v2::ErrorInfo;
-use aos_unit_api::iamanager::v6::{
-    self, iam_certificate_service_client::IamCertificateServiceClient,
-    iam_provisioning_service_client::IamProvisioningServiceClient,
-    iam_public_identity_service_client::IamPublicIdentityServiceClient,
-    iam_public_nodes_service_client::IamPublicNodesServiceClient,
-};
+use aos_unit_api::iamanager::v6;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tonic::transport::{Channel, Endpoint};
 
+use self::unit::Unit;
 use crate::args::Provision;
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, segment};
 use crate::output::{Output, elements, text};
 use crate::profile::Home;
-
-const DEFAULT_PORT: u16 = 8089;
-/// Start and finish run external commands on the Unit (disk encryption), which take minutes.
-const STEP_TIMEOUT: Duration = Duration::from_mins(10);
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// What one run asks of the cloud; saved until the Unit is finished.
 #[derive(Serialize, Deserialize)]
@@ -71,7 +62,8 @@ pub async fn provision(cloud: &Cloud, home: &Home, args: &Provision, out: &Outpu
         .context("the cloud did not register the Unit")?;
     install(&unit, &plan, &issued, out).await?;
     home.forget(&saved)?;
-    let listed = cloud.get(&format!("units/?system_uid={}", plan.system_id)).await.unwrap_or_default();
+    let listed =
+        cloud.get(&format!("units/?system_uid={}", segment(&plan.system_id)?)).await.unwrap_or_default();
     let summary = json!({
         "system_uid": plan.system_id,
         "id": elements(&listed).first().map(|unit| unit["id"].clone()),
@@ -82,7 +74,7 @@ pub async fn provision(cloud: &Cloud, home: &Home, args: &Provision, out: &Outpu
 
 /// A Unit that the cloud knows as provisioned keeps its certificates until an operator says otherwise.
 async fn refuse_if_known(cloud: &Cloud, system_id: &str) -> Result<()> {
-    let listed = cloud.get(&format!("units/?system_uid={system_id}")).await?;
+    let listed = cloud.get(&format!("units/?system_uid={}", segment(system_id)?)).await?;
     let status = elements(&listed).first().map(|unit| text(unit, "/status")).unwrap_or_default();
     if !status.is_empty() && status != "new" {
         bail!(
@@ -188,149 +180,6 @@ async fn install(unit: &Unit, plan: &Plan, issued: &Value, out: &Output) -> Resu
         out.progress(&format!("node {node}: provisioned"));
     }
     Ok(())
-}
-
-/// The Identity and Access Manager of a Unit's main node in provisioning mode.
-struct Unit {
-    channel: Channel,
-}
-
-impl Unit {
-    async fn connect(address: &str, wait: Duration, out: &Output) -> Result<Self> {
-        let address =
-            if address.contains(':') { address.to_owned() } else { format!("{address}:{DEFAULT_PORT}") };
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .with_context(|| format!("'{address}' is no address of a Unit; expected HOST[:PORT]"))?
-            .connect_timeout(Duration::from_secs(10));
-        let deadline = Instant::now() + wait;
-        let mut told = false;
-        loop {
-            match endpoint.connect().await {
-                Ok(channel) => {
-                    let unit = Self { channel };
-                    match unit.system().await {
-                        Ok(_) => return Ok(unit),
-                        Err(error) if Instant::now() >= deadline => return Err(error),
-                        Err(_) => {}
-                    }
-                }
-                Err(error) if Instant::now() >= deadline => {
-                    return Err(error).with_context(|| {
-                        format!(
-                            "no Unit answers at {address}; is its `aos iam --provisioning` running and the port reachable?"
-                        )
-                    });
-                }
-                Err(_) => {}
-            }
-            if !told {
-                out.progress(&format!("waiting for the Unit at {address}"));
-                told = true;
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    async fn system(&self) -> Result<v6::SystemInfo> {
-        let answer = IamPublicIdentityServiceClient::new(self.channel.clone()).get_system_info(()).await;
-        Ok(answer.map_err(status).context("the Unit does not tell its identity")?.into_inner())
-    }
-
-    async fn nodes(&self, wanted: usize, wait: Duration, out: &Output) -> Result<Vec<v6::NodeInfo>> {
-        let mut client = IamPublicNodesServiceClient::new(self.channel.clone());
-        let deadline = Instant::now() + wait;
-        let mut seen = usize::MAX;
-        let ids = loop {
-            let ids = client.get_all_node_i_ds(()).await.map_err(status)?.into_inner().ids;
-            if ids.len() >= wanted.max(1) {
-                break ids;
-            }
-            if Instant::now() >= deadline {
-                bail!("the Unit shows {} of {wanted} nodes; start the others or lower --nodes", ids.len());
-            }
-            if seen != ids.len() {
-                seen = ids.len();
-                out.progress(&format!("waiting for nodes: {seen} of {wanted}"));
-            }
-            tokio::time::sleep(PAUSE).await;
-        };
-        let mut nodes = Vec::new();
-        for node_id in ids {
-            let info = client.get_node_info(v6::GetNodeInfoRequest { node_id }).await.map_err(status)?;
-            nodes.push(info.into_inner());
-        }
-        Ok(nodes)
-    }
-
-    fn provisioning(&self) -> IamProvisioningServiceClient<Channel> {
-        IamProvisioningServiceClient::new(self.channel.clone())
-    }
-
-    fn certificates(&self) -> IamCertificateServiceClient<Channel> {
-        IamCertificateServiceClient::new(self.channel.clone())
-    }
-
-    async fn start(&self, node: &str, password: &str) -> Result<()> {
-        let request = v6::StartProvisioningRequest { node_id: node.into(), password: password.into() };
-        let answer = self.provisioning().start_provisioning(timed(request)).await.map_err(status)?;
-        refused(answer.into_inner().error).with_context(|| format!("node {node} does not start provisioning"))
-    }
-
-    async fn cert_types(&self, node: &str) -> Result<Vec<String>> {
-        let request = v6::GetCertTypesRequest { node_id: node.into() };
-        let answer = self.provisioning().get_cert_types(request).await.map_err(status)?;
-        Ok(answer.into_inner().types)
-    }
-
-    async fn create_key(&self, node: &str, cert_type: &str, password: &str) -> Result<String> {
-        let request = v6::CreateKeyRequest {
-            node_id: node.into(),
-            subject: String::new(),
-            r#type: cert_type.into(),
-            password: password.into(),
-        };
-        let answer = self.certificates().create_key(timed(request)).await.map_err(status)?.into_inner();
-        refused(answer.error).with_context(|| format!("node {node} makes no key of type {cert_type}"))?;
-        Ok(answer.csr)
-    }
-
-    async fn apply_cert(&self, node: &str, cert_type: &str, chain: &str) -> Result<()> {
-        let request =
-            v6::ApplyCertRequest { node_id: node.into(), r#type: cert_type.into(), cert: chain.into() };
-        let answer = self.certificates().apply_cert(timed(request)).await.map_err(status)?.into_inner();
-        refused(answer.error).with_context(|| {
-            format!("node {node} refuses its {cert_type} certificate; begin anew with --restart if its keys are gone")
-        })
-    }
-
-    async fn finish(&self, node: &str) -> Result<()> {
-        let request = v6::FinishProvisioningRequest { node_id: node.into(), password: String::new() };
-        match self.provisioning().finish_provisioning(timed(request)).await {
-            Ok(answer) => refused(answer.into_inner().error)
-                .with_context(|| format!("node {node} does not finish provisioning")),
-            // The finish command restarts the Unit's software, which may cut this very connection.
-            Err(error) if error.code() == tonic::Code::Unavailable => Ok(()),
-            Err(error) => Err(status(error)),
-        }
-    }
-}
-
-fn timed<T>(message: T) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    request.set_timeout(STEP_TIMEOUT);
-    request
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "an adapter for map_err")]
-fn status(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("the Unit answered {:?}: {}", status.code(), status.message())
-}
-
-fn refused(error: Option<ErrorInfo>) -> Result<()> {
-    match error {
-        Some(error) => bail!("{} (code {})", error.message, error.aos_code),
-        None => Ok(()),
-    }
 }
 
 fn describe_node(node: &v6::NodeInfo) -> Value {

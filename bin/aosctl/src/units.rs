@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
 
-use crate::cloud::{Cloud, Refused};
+use crate::cloud::{Cloud, Refused, is_status, segment};
 use crate::output::{Output, elements, rows, table, text};
 
 /// Between two attempts to follow a Unit while the cloud does not answer.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 pub async fn list(cloud: &Cloud, out: &Output) -> Result<()> {
-    let units = cloud.get("units/").await?;
+    let units = cloud.list("units/").await?;
     out.show(&units, |units| {
         let fields = ["/system_uid", "/status", "/online_status", "/last_online_changed_at", "/id"];
         let rows = rows(elements(units), &fields);
@@ -21,6 +22,7 @@ pub async fn list(cloud: &Cloud, out: &Output) -> Result<()> {
 }
 
 pub async fn show(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
+    let unit = segment(unit)?;
     let mut document = cloud.get(&format!("units/{unit}/")).await?;
     let certificates = cloud.get(&format!("units/{unit}/certificates/")).await?;
     document["certificates"] = Value::Array(elements(&certificates).to_vec());
@@ -41,6 +43,7 @@ pub async fn show(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
 }
 
 pub async fn status(cloud: &Cloud, unit: &str, watch: bool, out: &Output) -> Result<()> {
+    let unit = segment(unit)?;
     let mut document = cloud.get(&format!("units/{unit}/status/")).await?;
     out.show(&document, describe)?;
     if !watch {
@@ -62,23 +65,29 @@ pub async fn status(cloud: &Cloud, unit: &str, watch: bool, out: &Output) -> Res
             continue;
         }
         document = next;
-        if !out.is_json() {
-            println!();
-        }
+        out.gap()?;
         out.show(&document, describe)?;
     }
 }
 
-pub async fn deprovision(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
-    cloud.delete(&format!("units/{unit}/deprovision/")).await.context("the Unit was not deprovisioned")?;
-    out.progress(&format!("{unit} is deprovisioned in the cloud; its certificates are refused from now on"));
-    Ok(())
+pub async fn deprovision(cloud: &Cloud, unit: &str, force: bool, out: &Output) -> Result<()> {
+    let path = format!("units/{}/deprovision/?force={force}", segment(unit)?);
+    cloud.delete(&path).await.map_err(|error| {
+        let advice = if is_status(&error, StatusCode::CONFLICT) && !force {
+            "the Unit was not deprovisioned; stop it first, or cut it off with --force"
+        } else {
+            "the Unit was not deprovisioned"
+        };
+        error.context(advice)
+    })?;
+    out.show(&json!({ "unit": unit, "result": "deprovisioned" }), |_| {
+        format!("{unit} is deprovisioned in the cloud; its certificates are refused from now on")
+    })
 }
 
 pub async fn delete(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
-    cloud.delete(&format!("units/{unit}/")).await.context("the Unit was not deleted")?;
-    out.progress(&format!("{unit} is deleted"));
-    Ok(())
+    cloud.delete(&format!("units/{}/", segment(unit)?)).await.context("the Unit was not deleted")?;
+    out.show(&json!({ "unit": unit, "result": "deleted" }), |_| format!("{unit} is deleted"))
 }
 
 fn describe(unit: &Value) -> String {

@@ -20,7 +20,7 @@ pub enum BlobError {
     },
     /// The blob folder cannot be used.
     #[error("cannot use the blob folder")]
-    Folder(#[source] Box<aos_durable::DurableError>),
+    Folder(#[from] aos_durable::DurableError),
     /// The store refused.
     #[error("cannot look up a blob")]
     Store(#[from] aos_cloud_store::StoreError),
@@ -68,11 +68,5 @@ impl BlobError {
     /// True when the sender is to blame.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Mismatch { .. } | Self::TooLarge { .. } | Self::BrokenOff | Self::Tree(_))
-    }
-}
-
-impl From<aos_durable::DurableError> for BlobError {
-    fn from(source: aos_durable::DurableError) -> Self {
-        Self::Folder(Box::new(source))
     }
 }

@@ -25,7 +25,7 @@ pub enum PkiError {
     },
     /// A durable write failed.
     #[error("cannot store a file of the certificate authority")]
-    Store(#[source] Box<aos_durable::DurableError>),
+    Store(#[from] aos_durable::DurableError),
     /// A file of the authority does not hold what it should.
     #[error("{} does not hold a usable {what}", path.display())]
     Unusable {
@@ -52,12 +52,6 @@ pub enum PkiError {
     /// Sealed data were changed or sealed by another authority.
     #[error("sealed data cannot be opened with this authority's storage key")]
     Sealed,
-}
-
-impl From<aos_durable::DurableError> for PkiError {
-    fn from(source: aos_durable::DurableError) -> Self {
-        Self::Store(Box::new(source))
-    }
 }
 
 impl PkiError {

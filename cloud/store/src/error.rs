@@ -5,7 +5,7 @@
 pub enum StoreError {
     /// The database could not be opened or brought to the present version.
     #[error("cannot open the cloud's database")]
-    Open(#[source] Box<aos_durable::DurableError>),
+    Open(#[source] aos_durable::DurableError),
     /// The owning thread could not be started.
     #[error("cannot start the thread of the database")]
     Thread(#[source] std::io::Error),

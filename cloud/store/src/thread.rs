@@ -58,8 +58,7 @@ impl Store {
     /// Opens the database at `path`, bringing its schema up to date, and starts the owning thread.
     /// All Units are offline until their sessions open again.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = Database::open(path, &Migrations::new(SCRIPTS))
-            .map_err(|source| StoreError::Open(Box::new(source)))?;
+        let connection = Database::open(path, &Migrations::new(SCRIPTS)).map_err(StoreError::Open)?;
         connection.set_prepared_statement_cache_capacity(64);
         connection
             .execute("UPDATE units SET online_status = 'Offline' WHERE online_status <> 'Offline'", [])

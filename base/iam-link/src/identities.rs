@@ -16,13 +16,10 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::calls::newest_cert;
-use crate::subscription::{Event, RESUBSCRIBE, Subscription};
+use crate::subscription::{Event, FIRST_PAUSE, RESUBSCRIBE, Subscription};
 use crate::watches::note_end;
 use crate::{IamLink, LinkError};
 
-/// First pause while IAM does not answer yet; it doubles up to [`RESUBSCRIBE`]. At a node's start all daemons
-/// come up together, and each waiting for whole seconds would add up.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest time until a certificate that could not be loaded is tried again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 

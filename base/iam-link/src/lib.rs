@@ -2,7 +2,7 @@
 //!
 //! Answers questions over the public server, keeps identities (certificate and token key) up to date, and
 //! gives out channels to the protected server that present them. Everything here outlives IAM: calls fail
-//! with an error while it is away, subscriptions come back by themselves every 3 s.
+//! with an error while it is away, subscriptions come back by themselves, within 3 s of its return.
 
 mod calls;
 mod error;

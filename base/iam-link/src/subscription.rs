@@ -3,15 +3,36 @@
 //! Streams of IAM tell changes only. Whoever follows one must ask for the present state after the stream
 //! stands. Some servers do not acknowledge a stream before its first message, so silence counts as standing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use aos_backoff::Backoff;
 use futures_util::future::BoxFuture;
 use tonic::{Response, Status, Streaming};
 
-/// Pause before a broken stream is opened again.
+/// First pause before a broken stream is opened again; it doubles up to [`RESUBSCRIBE`]. At a node's start all
+/// daemons come up together, and each waiting for whole seconds would add up.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause before a broken stream is opened again.
 pub(crate) const RESUBSCRIBE: Duration = Duration::from_secs(3);
 /// Silence of a server after which the stream is taken to stand.
 const SILENT: Duration = Duration::from_secs(1);
+
+/// The pauses between the streams of one subscription.
+pub(crate) struct Pauses(Backoff);
+
+impl Pauses {
+    pub(crate) fn new() -> Self {
+        Self(Backoff::new(FIRST_PAUSE, RESUBSCRIBE, 0.0))
+    }
+
+    /// Waits; `since` is when the stream that broke was begun. One that held is followed by short pauses again.
+    pub(crate) async fn wait(&mut self, since: Instant) {
+        if since.elapsed() >= RESUBSCRIBE {
+            self.0.reset();
+        }
+        tokio::time::sleep(self.0.next(0.0)).await;
+    }
+}
 
 type Opening<T> = BoxFuture<'static, Result<Response<Streaming<T>>, Status>>;
 

@@ -1,10 +1,12 @@
 //! Nodes and subjects, followed over restarts of IAM.
 
+use std::time::Instant;
+
 use aos_unit_api::iamanager::v6::NodeInfo;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::subscription::{Event, RESUBSCRIBE, Subscription};
+use crate::subscription::{Event, Pauses, Subscription};
 use crate::{IamLink, LinkError};
 
 /// Changes that may wait for their reader; beyond that the stream from IAM waits.
@@ -40,7 +42,9 @@ impl IamLink {
     }
 
     async fn follow_nodes(&self, sender: &mpsc::Sender<NodeInfo>) {
+        let mut pauses = Pauses::new();
         loop {
+            let since = Instant::now();
             let mut client = self.nodes();
             let mut nodes = Subscription::new(async move { client.subscribe_node_changed(()).await });
             loop {
@@ -62,7 +66,7 @@ impl IamLink {
                     return;
                 }
             }
-            tokio::time::sleep(RESUBSCRIBE).await;
+            pauses.wait(since).await;
         }
     }
 
@@ -86,7 +90,9 @@ impl IamLink {
     }
 
     async fn follow_subjects(&self, sender: &mpsc::Sender<Vec<String>>) {
+        let mut pauses = Pauses::new();
         loop {
+            let since = Instant::now();
             let mut client = self.unit();
             let mut subjects = Subscription::new(async move { client.subscribe_subjects_changed(()).await });
             loop {
@@ -108,7 +114,7 @@ impl IamLink {
                     return;
                 }
             }
-            tokio::time::sleep(RESUBSCRIBE).await;
+            pauses.wait(since).await;
         }
     }
 }

@@ -128,7 +128,8 @@ impl TaskTree {
     }
 
     /// Runs until the shutdown is triggered or a task ends that should not, then stops the tasks in reverse
-    /// order of their start, all together within `deadline`. What still runs then is dropped.
+    /// order of their start, all together within `deadline`. What still runs then is dropped. The service manager
+    /// is told that the program stops.
     pub async fn run(mut self, deadline: Duration) -> Result<(), TaskError> {
         let shutdown = self.shutdown.clone();
         let mut first_error = None;
@@ -145,6 +146,7 @@ impl TaskTree {
             tracing::error!("{error}, stopping");
         }
         shutdown.trigger();
+        crate::notify_stopping();
         let stopped = self.stop(Instant::now() + deadline).await;
         first_error.map_or(stopped, Err)
     }

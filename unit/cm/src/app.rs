@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aos_backoff::Backoff;
 use aos_content_store::Store;
 use aos_iam_link::{IamLink, IamLinkConfig, LinkError};
 use aos_ids::{NodeId, SystemId};
@@ -21,8 +22,8 @@ use crate::{Config, Error, communication, database, imagemanager, networkmanager
 
 /// Time for the orderly stop.
 const STOP_TIME: Duration = Duration::from_secs(2);
-/// Pause between questions to an IAM that is away.
-const IAM_PAUSE: Duration = Duration::from_secs(1);
+/// Pauses between questions to an IAM that is away, from the first to the longest.
+const IAM_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Questions for the local status that may wait.
 const QUESTIONS: usize = 8;
 /// Certificate type of the link to the cloud.
@@ -166,6 +167,7 @@ async fn ask<T: std::str::FromStr<Err: std::fmt::Display>, F: Future<Output = Re
     question: impl Fn() -> F,
 ) -> T {
     let mut said = false;
+    let mut backoff = Backoff::new(IAM_PAUSE.0, IAM_PAUSE.1, 0.0);
     loop {
         let reason = match question().await {
             Ok(text) => match text.parse() {
@@ -178,7 +180,7 @@ async fn ask<T: std::str::FromStr<Err: std::fmt::Display>, F: Future<Output = Re
             tracing::warn!("waiting for IAM to tell {what}: {reason}");
             said = true;
         }
-        tokio::time::sleep(IAM_PAUSE).await;
+        tokio::time::sleep(backoff.next(0.0)).await;
     }
 }
 

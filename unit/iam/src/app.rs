@@ -141,11 +141,6 @@ impl App {
 
     /// Runs until asked to stop, then stops in order.
     pub async fn run(self) -> Result<(), Error> {
-        let shutdown = self.tree.shutdown().clone();
-        tokio::spawn(async move {
-            shutdown.wait().await;
-            aos_supervise::notify_stopping();
-        });
         Ok(self.tree.run(STOP_DEADLINE).await?)
     }
 }

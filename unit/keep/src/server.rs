@@ -28,7 +28,7 @@ use crate::protocol::{
     is_valid_id,
 };
 use crate::records::Records;
-use crate::setup::{listen, read_pid, signal_mask, spawn};
+use crate::setup::{listen, notify_ready, read_pid, signal_mask, spawn};
 use crate::watch::{Table, describe};
 
 /// A runtime command that takes longer is killed.
@@ -105,6 +105,7 @@ impl Server {
 
     /// Serves until SIGTERM.
     pub fn run(mut self) -> Result<(), Error> {
+        notify_ready();
         let mut events = [EpollEvent::empty(); 16];
         loop {
             let count = match self.epoll.wait(&mut events, self.timeout()) {

@@ -3,8 +3,10 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -54,6 +56,19 @@ pub fn spawn(start: &Start) -> io::Result<i32> {
     let spawned = command.spawn();
     mask.thread_block()?;
     Ok(spawned?.id().cast_signed())
+}
+
+/// Tells the service manager that started us, if any, that clients are served from now on (`sd_notify`).
+pub fn notify_ready() {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else { return };
+    let address = match socket.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&socket),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1\n", &address));
+    if let Err(error) = sent {
+        crate::note(&format!("cannot notify the service manager: {error}"));
+    }
 }
 
 /// The process ID in a file.

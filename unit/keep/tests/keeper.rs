@@ -269,6 +269,21 @@ fn unreadable_and_endless_lines_hurt_only_their_sender() {
 }
 
 #[test]
+fn the_service_manager_hears_when_clients_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aos-keep"));
+    let child = command.arg("--dir").arg(dir.path()).env("NOTIFY_SOCKET", &path).spawn().unwrap();
+    let keeper = Keeper { dir, child };
+    let mut message = [0; 64];
+    let length = socket.recv(&mut message).unwrap();
+    assert_eq!(&message[..length], b"READY=1\n");
+    Client::connect(keeper.dir.path()).expect("served without waiting");
+}
+
+#[test]
 fn sigterm_ends_the_keeper_and_leaves_the_process_alone() {
     let mut keeper = Keeper::start();
     let mut client = keeper.client();

@@ -80,9 +80,7 @@ pub async fn serve(config: Config, surroundings: Surroundings, shutdown: Shutdow
     }
     aos_supervise::notify_ready();
     tracing::info!("service manager is ready");
-    let result = tree.run(STOP_TIME).await.map_err(Error::Task);
-    aos_supervise::notify_stopping();
-    result
+    tree.run(STOP_TIME).await.map_err(Error::Task)
 }
 
 fn keep_running(tree: &mut TaskTree, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aos_backoff::Backoff;
 use aos_iam_link::IamLink;
 use aos_token::Identity;
 use aos_unit_api::iamanager::v6::NodeInfo;
@@ -17,7 +18,8 @@ use crate::database::Database;
 use crate::smclient::CertifiedKey;
 
 const FACT: &str = "node";
-const RETRY: Duration = Duration::from_secs(1);
+/// Pauses between questions to an IAM that is away, from the first to the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Our certificate, always the newest.
 #[derive(Clone)]
@@ -60,6 +62,7 @@ impl CertificateSource {
 /// waits for IAM.
 pub async fn node_info(link: &IamLink, database: &Database) -> Result<NodeInfo, Error> {
     let mut noted = false;
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1, 0.0);
     loop {
         match link.current_node_info().await {
             Ok(info) => {
@@ -80,6 +83,6 @@ pub async fn node_info(link: &IamLink, database: &Database) -> Result<NodeInfo, 
                 }
             }
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(backoff.next(0.0)).await;
     }
 }

@@ -69,9 +69,11 @@ async fn nodes_and_subjects_are_followed_over_a_restart() {
     let iam = iam.kill();
     iam.change_node("second", "error");
     iam.change_subjects(&[]);
+    let back = std::time::Instant::now();
     let _iam = iam.start();
     in_time(async { while nodes.recv().await.unwrap().state != "error" {} }).await;
     in_time(async { while !subjects.recv().await.unwrap().is_empty() {} }).await;
+    assert!(back.elapsed() < Duration::from_secs(2), "a short absence costs no long pause");
 }
 
 async fn present(identity: &mut watch::Receiver<Option<Arc<aos_token::Identity>>>, name: &str, pki: &Pki) {

@@ -179,5 +179,9 @@ mod tests {
         assert!(choose(&configured("ftp://x"), None).is_err());
         let bare = Configured { overriding: "https://o:1".into(), fallback: String::new() };
         assert_eq!(choose(&bare, None).unwrap().as_str(), "https://o:1/sd/v7/");
+        // Without any configured URL the certificate alone names the cloud.
+        let none = Configured { overriding: String::new(), fallback: String::new() };
+        assert_eq!(choose(&none, Some(&both)).unwrap().as_str(), "https://named.example:9443/sd/v7/");
+        assert!(choose(&none, None).is_err());
     }
 }

@@ -125,16 +125,25 @@ impl Launcher {
                 running.insert(alive.info.id(), (alive.info, alive.pid));
             }
             for (id, exit) in known.exits {
-                keeper.acknowledge(id.clone(), exit.pid).await?;
+                // Not acknowledged, it comes again with the keeper's next list.
+                if let Err(error) = keeper.acknowledge(id.clone(), exit.pid).await {
+                    tracing::warn!("the end of {id} is not acknowledged: {}", error.info().message);
+                }
                 missed.insert(id, Ended { code: exit.code, signal: exit.signal });
             }
             ready.insert(name, (runtime, keeper));
         }
         for id in networks.addresses().into_keys() {
-            if !wanted.contains(&id) {
-                networks.release(id).await?;
+            let cleaned = if !wanted.contains(&id) {
+                networks.release(id.clone()).await
             } else if !running.contains_key(&id) {
-                networks.stop(id).await?;
+                networks.stop(id.clone()).await
+            } else {
+                Ok(())
+            };
+            // What is left is in nobody's way: a start makes it anew, a release is tried again at the next start.
+            if let Err(error) = cleaned {
+                tracing::error!("the network of {id} is not taken down: {}", error.info().message);
             }
         }
         for id in running.keys() {

@@ -1,6 +1,7 @@
 //! The connection to the Communication Manager: one stream for messages both ways, unary calls beside it.
 //!
-//! Connect, register, talk, reconnect after a constant pause, for ever. The first message of every stream is
+//! Connect, register, talk, reconnect, for ever. The pause before another attempt is short after a connection
+//! that held and doubles up to the configured one, so that nodes that start together find each other soon. The first message of every stream is
 //! this node's description, the second the status of all instances. What changes while there is no stream
 //! need not be kept: the status list of the next connection holds it. Of the other messages the newest
 //! alerts are kept (up to the queue's length), monitoring and logs are dropped.
@@ -10,8 +11,9 @@ mod messages;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use aos_backoff::Backoff;
 use aos_unit_api::servicemanager::v5 as wire;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +35,8 @@ pub use calls::CmCalls;
 
 /// Messages that may wait for the stream.
 const QUEUE: usize = 64;
+/// First pause between attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Time to open the stream.
 const OPEN_TIME: Duration = Duration::from_secs(15);
 /// Largest message accepted, bytes.
@@ -72,7 +76,7 @@ pub enum Dial {
 pub struct SmClient {
     /// How to connect.
     pub dial: Dial,
-    /// Pause between attempts.
+    /// Longest pause between attempts.
     pub pause: Duration,
     /// First message of every stream.
     pub info: wire::SmInfo,
@@ -105,7 +109,9 @@ impl SmClient {
     /// Connects for ever.
     pub async fn run(mut self) {
         let mut noted = false;
+        let mut backoff = Backoff::new(FIRST_PAUSE.min(self.pause), self.pause, 0.0);
         loop {
+            let began = Instant::now();
             match self.session(&mut noted).await {
                 Ok(()) => tracing::warn!("the connection to CM has ended"),
                 Err(error) if !noted => {
@@ -116,15 +122,18 @@ impl SmClient {
             }
             self.channel.send_replace(None);
             if self.connected.send_replace(false) {
+                if began.elapsed() >= self.pause {
+                    backoff.reset();
+                }
                 let _ = self.launcher.send(Command::Cloud(false)).await;
             }
-            self.wait().await;
+            self.wait(backoff.next(0.0)).await;
         }
     }
 
     /// The pause between attempts. Other modules must not be held up by a full queue meanwhile.
-    async fn wait(&mut self) {
-        let until = tokio::time::Instant::now() + self.pause;
+    async fn wait(&mut self, pause: Duration) {
+        let until = tokio::time::Instant::now() + pause;
         while let Ok(Some(_)) = tokio::time::timeout_at(until, self.outgoing.recv()).await {}
         tokio::time::sleep_until(until).await;
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::args::{CreateUser, Login};
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, Refused};
 use crate::output::{Output, table, text};
 use crate::profile::{Home, Profile};
 
@@ -74,7 +74,10 @@ async fn enrol(cloud: &str, ca_pem: &[u8], token: &str) -> Result<Profile> {
     let answer = Cloud::anonymous(cloud, ca_pem)?
         .post_with_token("user-certificates/", token, &json!({ "csr": csr.pem()? }))
         .await
-        .context("the token was not accepted; each token works once")?;
+        .map_err(|error| {
+            let refused = error.is::<Refused>();
+            if refused { error.context("the token was not accepted; each token works once") } else { error }
+        })?;
     let chain = answer["certificate"].as_str().context("the cloud's answer holds no certificate")?;
     Ok(Profile {
         cloud: cloud.to_owned(),

@@ -1,11 +1,12 @@
 //! Publishing items and assigning them to Units.
 
 use anyhow::{Context, Result};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
 use crate::args::{Assign, Publish};
-use crate::cloud::{Cloud, segment};
+use crate::cloud::{Cloud, is_status, segment};
 use crate::image::{self, Content, Image};
 use crate::output::{Output, elements, rows, table, text};
 
@@ -24,10 +25,14 @@ pub async fn publish(cloud: &Cloud, publish: &Publish, out: &Output) -> Result<(
     let item = cloud.post("update-items/", &item).await.context("the item was not accepted")?;
     let id = text(&item, "/id");
     let version = json!({ "version": publish.version, "index_digest": image.index_digest });
-    let version = cloud
-        .post(&format!("update-items/{id}/versions/"), &version)
-        .await
-        .context("the version was not accepted")?;
+    let version = cloud.post(&format!("update-items/{id}/versions/"), &version).await.map_err(|error| {
+        let taken = is_status(&error, StatusCode::CONFLICT);
+        error.context(if taken {
+            "a published version never changes; choose another --version"
+        } else {
+            "the version was not accepted"
+        })
+    })?;
     out.show(&json!({ "item": item, "version": version, "index_digest": image.index_digest }), |_| {
         format!("{} {} is published ({})", publish.codename, publish.version, image.index_digest)
     })

@@ -369,12 +369,22 @@ fn remove_orphans(folder: &Path, manifests: &BTreeSet<Digest>) -> Result<(), Err
             if entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
                 continue;
             }
-            let path = entry.path();
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(Error::file("remove", path))?;
+            discard(folder, &entry.path())?;
         }
     }
     Ok(())
+}
+
+/// Removes a file or a tree. A tree goes to `tmp` first: one that is removed in part, when we are killed, must
+/// not be taken for a whole layer.
+fn discard(folder: &Path, path: &Path) -> Result<(), Error> {
+    if !path.is_dir() {
+        return fs::remove_file(path).map_err(Error::file("remove", path));
+    }
+    let name = path.file_name().unwrap_or_default();
+    let temporary = folder.join("tmp").join(name);
+    fs::rename(path, &temporary).map_err(Error::file("remove", path))?;
+    fs::remove_dir_all(&temporary).map_err(Error::file("remove", temporary))
 }
 
 #[cfg(test)]

@@ -121,3 +121,24 @@ async fn without_cm_a_missing_blob_is_a_passing_failure() {
     let error = manager.install("item".into(), "1.0.0".into(), digest(1)).await.unwrap_err();
     assert!(error.is_passing(), "{error}");
 }
+
+// A removal that is killed half-way leaves its rest in `tmp`, which every start empties.
+#[tokio::test]
+async fn a_layer_that_is_removed_in_part_is_not_taken_for_a_whole_one() {
+    let folder = image_folder();
+    let manifest = place_image(folder.path(), digest(1));
+    let layer = layer::folder_of(folder.path(), &digest(1));
+    let rest = folder.path().join("tmp").join(layer.file_name().unwrap());
+    fs::create_dir_all(rest.join("layer")).unwrap();
+    fs::write(rest.join("layer/file"), "half").unwrap();
+    assert!(discard(folder.path(), &layer).is_err(), "the name is taken: nothing is removed");
+    assert!(load(folder.path(), &manifest).is_ok());
+
+    let database = Database::open(&folder.path().join("sm.db")).unwrap();
+    let (_channel, cm) = crate::smclient::shared_channel();
+    let retention = Retention { ttl: Duration::from_hours(1), period: Duration::from_hours(1) };
+    let _opened = ImageManager::open(folder.path().to_owned(), retention, database, cm).unwrap();
+    assert!(!rest.exists());
+    discard(folder.path(), &layer).unwrap();
+    assert!(!layer.exists() && !rest.exists());
+}

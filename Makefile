@@ -5,7 +5,7 @@ CARGO ?= cargo
 DEMO_EXIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-debug demo test bench test-full lint
+.PHONY: help setup build build-debug demo test bench test-full lint spec
 
 help: ## show this list
 	@echo "Targets:"
@@ -35,6 +35,9 @@ lint: setup ## formatting and clippy, as the tests demand it
 
 test: lint build-debug ## formatting, lints and all tests; ends with a summary line
 	@tests/run.sh
+
+spec: ## write the tests that cite a promise into SPECIFICATION.md
+	@$(CARGO) run --locked -q -p aos-specification
 
 bench: build ## measure memory, sizes and times; writes target/bench/results.jsonl
 	@target/release/aos-bench

@@ -56,6 +56,7 @@ fn values_defaults_and_unknown_keys() {
     assert_eq!(load::<Config>(&path).unwrap(), Config::default());
 }
 
+// REL-09
 #[test]
 fn an_error_names_file_key_and_reason() {
     let path = Path::new("/etc/aos/cm.cfg");

@@ -40,7 +40,7 @@ fn forged(issuer_pem: &str, issuer_key: &str, edit: impl FnOnce(&mut Certificate
     Credentials::from_pem(&format!("{}{issuer_pem}", leaf.pem()), &key.serialize_pem())
 }
 
-// PRO-05, CLO-06, CLO-08
+// PRO-05, CLO-06, CLO-08, REL-04
 #[tokio::test]
 async fn strangers_are_refused_in_the_handshake() {
     let Scene { cloud, oem, unit, .. } = scene().await;

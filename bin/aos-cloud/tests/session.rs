@@ -38,7 +38,7 @@ async fn desired(link: &mut Link) -> (Envelope, DesiredStatus) {
     (envelope, status)
 }
 
-// PRO-30, PRO-37, PRO-103, PRO-104, PRO-119, PRO-120, CLO-14, CLO-15, CLO-18, CLO-20, CLO-29
+// PRO-30, PRO-37, PRO-103, PRO-104, PRO-119, PRO-120, CLO-14, CLO-15, CLO-18, CLO-20, CLO-29, PRO-105, PRO-106, PRO-107, CLO-30
 #[tokio::test]
 async fn a_service_reaches_a_unit() {
     let Scene { cloud, oem, unit } = scene().await;
@@ -249,6 +249,7 @@ async fn a_restart_keeps_everything() {
     oem.status_until("unit-1", |status| status["online_status"] == "Online").await;
 }
 
+// REL-05
 #[tokio::test]
 async fn a_message_that_names_another_unit_closes_the_session() {
     let Scene { cloud: _cloud, unit, .. } = scene().await;
@@ -258,6 +259,7 @@ async fn a_message_that_names_another_unit_closes_the_session() {
     assert_eq!(link.closed().await, 1008);
 }
 
+// REL-06
 #[tokio::test]
 async fn an_oversized_frame_closes_the_session() {
     let Scene { cloud: _cloud, unit, .. } = scene().await;
@@ -266,7 +268,7 @@ async fn an_oversized_frame_closes_the_session() {
     assert_eq!(link.closed().await, 1009);
 }
 
-// PRO-16, PRO-20, CLO-12
+// PRO-16, PRO-20, CLO-12, REL-06, CLO-09
 #[tokio::test]
 async fn bad_messages_change_nothing() {
     let Scene { cloud: _cloud, oem, unit, .. } = scene().await;

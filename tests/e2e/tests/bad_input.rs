@@ -27,6 +27,7 @@ fn discovery(cloud: &Cloud, identity: Option<Identity>) -> std::io::Result<u16> 
     http::parse(&bytes).map(|answer| answer.status).ok_or_else(|| std::io::Error::other("no answer"))
 }
 
+// REL-04
 #[test]
 fn strangers_are_refused_in_the_handshake() {
     let site = Site::new("e2e-strangers").unwrap();
@@ -46,6 +47,7 @@ fn strangers_are_refused_in_the_handshake() {
     assert!(discovery(&cloud, Some(stranger)).is_err(), "with a stranger's certificate");
 }
 
+// REL-09
 #[test]
 fn a_wrong_configuration_file_ends_the_process_with_file_key_and_reason() {
     let dir = std::env::temp_dir().join(format!("aos-e2e-config-{}", std::process::id()));
@@ -98,6 +100,7 @@ fn files(dir: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
+// REL-07, PRO-64
 #[test]
 fn a_damaged_blob_is_never_installed_and_the_running_version_stays() {
     let site = Site::new("e2e-damaged").unwrap();

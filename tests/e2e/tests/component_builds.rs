@@ -27,6 +27,7 @@ fn dependencies(features: &str) -> Vec<String> {
     text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
+// REL-13, ARC-01
 #[test]
 fn a_main_node_has_all_three_components() {
     for component in ["cm", "sm", "iam"] {
@@ -39,6 +40,7 @@ fn a_main_node_has_all_three_components() {
     }
 }
 
+// REL-13
 #[test]
 fn a_secondary_node_has_no_communication_manager() {
     let (_, overview) = run("aos-secondary", &["--help"]);

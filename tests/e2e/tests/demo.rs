@@ -64,6 +64,7 @@ fn expect(before: &Host, what: &str) {
     .unwrap();
 }
 
+// REL-01
 #[test]
 fn ends_by_itself_with_success_and_leaves_nothing() {
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

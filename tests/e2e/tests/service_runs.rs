@@ -27,6 +27,7 @@ fn expect_page(stage: &Stage, text: &str) {
     .unwrap();
 }
 
+// REL-14, PRO-119, PRO-120
 #[test]
 fn a_service_is_installed_started_updated_and_removed() {
     let site = Arc::new(Site::new("e2e-runs").unwrap());

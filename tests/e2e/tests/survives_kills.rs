@@ -89,6 +89,7 @@ fn converge(stage: &mut Stage, what: &str) {
     }
 }
 
+// REL-02, REL-03, ARC-22
 #[test]
 fn a_service_survives_kills_of_everything_around_it() {
     let site = Site::new("e2e-kills").unwrap();
@@ -146,6 +147,7 @@ enum Victim {
     Cloud,
 }
 
+// REL-03
 #[test]
 fn an_update_goes_on_after_kills_at_any_moment() {
     let site = Site::new("e2e-midway").unwrap();

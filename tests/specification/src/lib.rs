@@ -66,16 +66,23 @@ pub fn scan_file(name: &str, text: &str, citations: &mut Citations) {
     let mut above = BTreeSet::new();
     let mut is_test = false;
     let mut inside: Option<String> = None;
-    for line in text.lines().map(str::trim) {
-        if line.starts_with("//") {
-            above.extend(ids_in(line));
-            if let Some(test) = &inside {
-                cite(citations, &ids_in(line), test);
+    let mut end = String::new();
+    for whole in text.lines() {
+        let line = whole.trim();
+        if inside.is_some() && whole.trim_end() == end {
+            // What follows stands above the next function.
+            inside = None;
+        } else if line.starts_with("//") {
+            match &inside {
+                Some(test) => cite(citations, &ids_in(line), test),
+                None => above.extend(ids_in(line)),
             }
         } else if line.starts_with("#[") {
             is_test |= line.contains("test]") || line.contains("test(");
         } else if let Some(function) = function_name(line) {
             inside = is_test.then(|| format!("{name}::{function}"));
+            // Formatted code closes a function in the column in which it begins.
+            end = format!("{}}}", &whole[..whole.len() - whole.trim_start().len()]);
             if let Some(test) = &inside {
                 cite(citations, &std::mem::take(&mut above), test);
             }
@@ -144,31 +151,37 @@ pub fn workspace() -> PathBuf {
 mod tests {
     use super::*;
 
+    /// `~` stands for `-`, so that this very file cites nothing.
     const SOURCE: &str = "
-// CM-01 stands above something that is no test.
+// CM~01 stands above something that is no test.
 fn helper() {}
 
-// PRO-22, PRO-23
+// PRO~22, PRO~23
 #[tokio::test]
 async fn every_message_is_acked() {
-    // DIS-01 inside
-    check(); // ARC-07
+    // DIS~01 inside
+    check(); // ARC~07
 }
+
+// SM~01
+#[test]
+fn the_next_one() {}
 ";
 
     #[test]
     fn citations_belong_to_the_test_they_stand_at() {
         let mut found = Citations::new();
-        scan_file("a/b.rs", SOURCE, &mut found);
+        scan_file("a/b.rs", &SOURCE.replace('~', "-"), &mut found);
         let ids: Vec<_> = found.keys().map(String::as_str).collect();
-        assert_eq!(ids, ["ARC-07", "DIS-01", "PRO-22", "PRO-23"]);
+        assert_eq!(ids, ["ARC-07", "DIS-01", "PRO-22", "PRO-23", "SM-01"]);
+        assert_eq!(found["SM-01"].iter().collect::<Vec<_>>(), ["a/b.rs::the_next_one"]);
         assert!(found["PRO-22"].contains("a/b.rs::every_message_is_acked"));
     }
 
     #[test]
     fn rows_are_written_from_citations() {
         let mut found = Citations::new();
-        scan_file("a.rs", SOURCE, &mut found);
+        scan_file("a.rs", &SOURCE.replace('~', "-"), &mut found);
         let before = "| PRO-22 | acks | open |\n| CM-01 | one CM | `old.rs::gone` |\n| REL-01 | size | `make bench` |\n";
         let after = refresh(before, &found);
         assert_eq!(

@@ -84,6 +84,7 @@ fn every_key_is_read_in_any_letter_case() {
     assert_eq!(config, expected);
 }
 
+// REL-09
 #[test]
 fn what_is_wrong_is_said_with_file_and_key() {
     assert!(Config::load(Path::new("/nowhere/aos_cm.cfg")).unwrap_err().is_not_found());

@@ -53,6 +53,7 @@ fn every_example_is_read() {
 }
 
 /// What we write of any example is valid, holds no null, and means the same.
+// REL-14
 #[test]
 fn every_example_is_written_strictly() {
     let (Some(examples), Some(schema)) = (examples(), schema()) else { return };

@@ -17,6 +17,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     /// PRO-15, PRO-18, PRO-34, PRO-36, PRO-71, PRO-80: round trip and schema validity of all kinds.
+    // REL-14
     #[test]
     fn messages_survive_and_are_valid(message in messages::envelope()) {
         let frame = write(&message).unwrap();

@@ -30,7 +30,7 @@ fn a_busy_port_ends_the_start() {
     });
 }
 
-// IAM-08, ARC-20
+// IAM-08, ARC-20, REL-09
 #[test]
 fn wrong_configurations_are_refused_with_file_key_and_reason() {
     with_softhsm("start::wrong_configurations_are_refused_with_file_key_and_reason", async |rig| {

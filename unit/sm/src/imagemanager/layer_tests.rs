@@ -211,6 +211,7 @@ fn whiteouts_become_what_overlayfs_understands() {
     assert!(!tree.join(".wh..wh.plnk").exists());
 }
 
+// REL-08
 #[test]
 fn climbing_names_are_refused() {
     let place = Place::new();
@@ -219,6 +220,7 @@ fn climbing_names_are_refused() {
     assert!(!place.folder.path().join("evil").exists());
 }
 
+// REL-08
 #[test]
 fn climbing_names_in_extended_headers_are_refused() {
     let place = Place::new();
@@ -228,11 +230,13 @@ fn climbing_names_in_extended_headers_are_refused() {
     assert!(message.contains("absolute"), "{message}");
 }
 
+// REL-08
 #[test]
 fn absolute_names_are_refused() {
     assert!(Place::new().refuse(&Stream::default().file("/tmp/evil", "x").done()).contains("absolute"));
 }
 
+// REL-08
 #[test]
 fn writing_through_a_symlink_is_refused() {
     let outside = tempfile::tempdir().unwrap();
@@ -259,12 +263,14 @@ fn replacing_a_symlink_does_not_touch_its_target() {
     assert_eq!(fs::read_to_string(outside.path()).unwrap(), "mine");
 }
 
+// REL-08
 #[test]
 fn symlinks_that_lead_above_the_root_are_refused() {
     let message = Place::new().refuse(&Stream::default().symlink("a/up", "../../etc/shadow").done());
     assert!(message.contains("above the root"), "{message}");
 }
 
+// REL-08
 #[test]
 fn hard_links_to_the_outside_are_refused() {
     for target in ["/etc/passwd", "../../../etc/passwd"] {

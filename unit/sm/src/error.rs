@@ -135,6 +135,9 @@ pub enum Error {
     /// The keeper cannot be used.
     #[error("the keeper {0}")]
     Keeper(String),
+    /// The keeper went away in the middle of a request; another one is started.
+    #[error("the keeper went away")]
+    KeeperGone,
     /// A document cannot be written.
     #[error("cannot encode {what}")]
     Encode {
@@ -170,10 +173,10 @@ impl Error {
         Self::Invalid { what: what.into(), reason: reason.into() }
     }
 
-    /// True when the same request may succeed once the Communication Manager is there again.
+    /// True when the same request may succeed once the Communication Manager or the keeper is there again.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Self::NotConnected { .. } => true,
+            Self::NotConnected { .. } | Self::KeeperGone => true,
             Self::Call { source, .. } => matches!(
                 source.code(),
                 tonic::Code::Unavailable

@@ -1,10 +1,12 @@
 //! Answers requests for logs: those of instances from their log files, newest lines, in gzip parts.
 //!
 //! System and crash logs are not kept yet and answered as such; every request gets an answer. Time bounds are
-//! not looked at: the files carry no times of their own.
+//! not looked at: the files carry no times of their own. Two answers are made at a time and up to 16 requests
+//! wait; more are refused.
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aos_keep::old_generation;
 use aos_status::{AosCode, ErrorInfo};
@@ -12,7 +14,7 @@ use aos_unit_api::convert::error_to_wire;
 use aos_unit_api::servicemanager::v5 as wire;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use wire::sm_outgoing_messages::SmOutgoingMessage as Wire;
 
 use crate::launcher::Command;
@@ -22,17 +24,24 @@ use crate::smclient::Outgoing;
 const PART: usize = 128 * 1024;
 /// Most parts of an answer; older lines are left out.
 const MAX_PARTS: usize = 16;
+/// Answers made at the same time; each holds the whole text.
+const WORKERS: usize = 2;
+/// Requests that are answered or wait.
+const MAX_REQUESTS: usize = 16;
 
 /// Answers log requests.
 #[derive(Clone)]
 pub struct LogProvider {
     launcher: mpsc::Sender<Command>,
+    requests: Arc<Semaphore>,
+    workers: Arc<Semaphore>,
 }
 
 impl LogProvider {
     /// Logs of the launcher's instances.
     pub fn new(launcher: mpsc::Sender<Command>) -> Self {
-        Self { launcher }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { launcher, requests: places(MAX_REQUESTS), workers: places(WORKERS) }
     }
 
     /// Answer to a request for the system's log.
@@ -48,6 +57,12 @@ impl LogProvider {
     /// Answers a request for the log of instances into `queue`.
     pub async fn instance(self, request: wire::InstanceLogRequest, queue: mpsc::Sender<Outgoing>) {
         let id = request.correlation_id;
+        let Ok(_place) = self.requests.try_acquire() else {
+            let busy = single(&id, "error", ErrorInfo::new(AosCode::NoMemory, "too many requests for logs"));
+            let _ = queue.send(Outgoing::Message(busy)).await;
+            return;
+        };
+        let _worker = self.workers.acquire().await;
         let filter = request.filter.unwrap_or_default();
         let (answer, paths) = oneshot::channel();
         let command = Command::Logs(filter.item_id, filter.subject_id, filter.instance, answer);

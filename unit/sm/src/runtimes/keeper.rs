@@ -160,7 +160,7 @@ impl Task {
             return Err(Error::Limit { what: "a request to the keeper".to_owned(), limit: MAX_LINE as u64 });
         }
         line.push(b'\n');
-        stream.get_mut().write_all(&line).await.map_err(Error::system("write to the keeper"))?;
+        stream.get_mut().write_all(&line).await.map_err(|_| Error::KeeperGone)?;
         Ok(self.seq)
     }
 
@@ -186,7 +186,7 @@ impl Task {
                     text.clear();
                     tracing::warn!("the keeper has gone away; starting another");
                     for (_, answer) in std::mem::take(&mut open) {
-                        let _ = answer.send(Err(Error::Keeper("went away".to_owned())));
+                        let _ = answer.send(Err(Error::KeeperGone));
                     }
                     let Some(next) = self.reconnect(&queue).await else { return };
                     stream = next;
@@ -241,7 +241,7 @@ async fn read_line(stream: &mut Stream) -> Result<Line, Error> {
         .read_until(b'\n', &mut text)
         .await
         .map_err(Error::system("read from the keeper"))?;
-    serde_json::from_slice(&text).map_err(|_| Error::Keeper("went away".to_owned()))
+    serde_json::from_slice(&text).map_err(|_| Error::KeeperGone)
 }
 
 fn launch(program: &Path, dir: &Path) -> Result<Child, Error> {

@@ -32,6 +32,7 @@ tests! {
     containers_survive_the_death_of_the_service_manager,
     an_exit_without_service_manager_is_learned_later,
     a_dead_keeper_is_replaced_and_containers_go_on,
+    a_start_that_loses_its_keeper_is_tried_again,
     a_crash_loop_ends_after_the_burst_with_the_exit_code,
     a_blob_with_a_wrong_digest_is_never_installed,
     a_missing_layer_is_reported_and_fetched_when_it_is_there,
@@ -236,6 +237,21 @@ async fn a_dead_keeper_is_replaced_and_containers_go_on() {
     let local = sm.instance(0).await;
     assert_ne!(number(&local["pid"]), pid);
     assert_eq!(local["starts"], 2);
+}
+
+async fn a_start_that_loses_its_keeper_is_tried_again() {
+    let sm = Sm::start("crun").await;
+    let image = sm.blobs.simple("exec /bin/busybox sleep 1003", with_tmp());
+    let keeper = keeper_pid().unwrap();
+    sm.cm.update(vec![wish(0, "1.0.0", &image, &sm.runtime)], vec![]).await;
+    // The runtime's command has begun and the keeper waits for its end.
+    while fs::read_dir("/run/oci").map_or(0, Iterator::count) == 0 {
+        tokio::task::yield_now().await;
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper), nix::sys::signal::Signal::SIGKILL).unwrap();
+    sm.cm.wait_state(0, "active").await;
+    assert_ne!(keeper_pid(), Some(keeper));
+    assert_eq!(sleepers(), ["1003"]);
 }
 
 fn keeper_pid() -> Option<i32> {

@@ -37,6 +37,11 @@ impl Home {
             .context("no folder for credentials: neither AOSCTL_HOME nor HOME is set")
     }
 
+    #[cfg(test)]
+    pub const fn at(dir: PathBuf) -> Self {
+        Self(dir)
+    }
+
     fn dir(&self, name: &str) -> Result<PathBuf> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {

@@ -40,6 +40,7 @@ pub async fn provision(cloud: &Cloud, home: &Home, args: &Provision, out: &Outpu
     let unit = Unit::connect(&args.unit, Duration::from_secs(args.wait), out).await?;
     let system = unit.system().await?;
     let saved = format!("provisioning-{}.json", hex::encode(&system.system_id));
+    let owners = format!("owner-passwords-{}.json", hex::encode(&system.system_id));
     if args.restart {
         home.forget(&saved)?;
     }
@@ -50,7 +51,9 @@ pub async fn provision(cloud: &Cloud, home: &Home, args: &Provision, out: &Outpu
         }
         _ => {
             refuse_if_known(cloud, &system.system_id).await?;
-            let plan = prepare(&unit, &system, args, out).await?;
+            let nodes = unit.nodes(args.nodes, Duration::from_secs(args.wait), out).await?;
+            let passwords = owner_passwords(home, &owners, &nodes)?;
+            let plan = prepare(&unit, &system, nodes, passwords, out).await?;
             home.remember(&saved, &plan)?;
             plan
         }
@@ -62,6 +65,7 @@ pub async fn provision(cloud: &Cloud, home: &Home, args: &Provision, out: &Outpu
         .context("the cloud did not register the Unit")?;
     install(&unit, &plan, &issued, out).await?;
     home.forget(&saved)?;
+    home.forget(&owners)?;
     let listed =
         cloud.get(&format!("units/?system_uid={}", segment(&plan.system_id)?)).await.unwrap_or_default();
     let summary = json!({
@@ -84,26 +88,42 @@ async fn refuse_if_known(cloud: &Cloud, system_id: &str) -> Result<()> {
     Ok(())
 }
 
+/// The owner password of each node's tokens. Kept from before the first use until the cloud has them and the
+/// Unit is finished: a token that was taken by a run that was cut off opens only with the same password.
+fn owner_passwords(home: &Home, file: &str, nodes: &[v6::NodeInfo]) -> Result<BTreeMap<String, String>> {
+    let known: BTreeMap<String, String> = home.recall(file)?.unwrap_or_default();
+    let mut passwords = BTreeMap::new();
+    for node in nodes {
+        let password = known.get(&node.node_id).cloned().map_or_else(random_password, Ok)?;
+        passwords.insert(node.node_id.clone(), password);
+    }
+    home.remember(file, &passwords)?;
+    Ok(passwords)
+}
+
 /// Keys and signing requests of all nodes, main node first.
-async fn prepare(unit: &Unit, system: &v6::SystemInfo, args: &Provision, out: &Output) -> Result<Plan> {
-    let mut nodes = unit.nodes(args.nodes, Duration::from_secs(args.wait), out).await?;
+async fn prepare(
+    unit: &Unit,
+    system: &v6::SystemInfo,
+    mut nodes: Vec<v6::NodeInfo>,
+    passwords: BTreeMap<String, String>,
+    out: &Output,
+) -> Result<Plan> {
     let is_main =
         |node: &v6::NodeInfo| node.attrs.iter().any(|attr| attr.name.eq_ignore_ascii_case("MainNode"));
     nodes.sort_by_key(|node| (!is_main(node), node.node_id.clone()));
     let main_node = nodes.first().filter(|node| is_main(node)).map(|node| node.node_id.clone());
     let main_node = main_node.context("no node says that it is the main node (attribute MainNode)")?;
 
-    let mut passwords = BTreeMap::new();
     let mut signing = Signing::default();
     for node in &nodes {
-        let password = random_password()?;
+        let password = &passwords[&node.node_id];
         out.progress(&format!("node {}: making keys", node.node_id));
-        unit.start(&node.node_id, &password).await?;
+        unit.start(&node.node_id, password).await?;
         for cert_type in unit.cert_types(&node.node_id).await? {
-            let csr = unit.create_key(&node.node_id, &cert_type, &password).await?;
+            let csr = unit.create_key(&node.node_id, &cert_type, password).await?;
             signing.add(&node.node_id, &cert_type, &csr);
         }
-        passwords.insert(node.node_id.clone(), password);
     }
     // One text field in some Units holds both; newer ones tell the version apart.
     let (model, version) = match system.unit_model.split_once(';') {
@@ -244,6 +264,19 @@ mod tests {
         let (one, two) = (random_password().unwrap(), random_password().unwrap());
         assert_ne!(one, two);
         assert!(one.len() == 15 && one.chars().all(|c| c.is_ascii_alphanumeric()));
+    }
+
+    #[test]
+    fn a_run_that_was_cut_off_keeps_the_owner_passwords() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path().join("home"));
+        let node = |id: &str| v6::NodeInfo { node_id: id.into(), ..v6::NodeInfo::default() };
+        let first = owner_passwords(&home, "owners", &[node("main")]).unwrap();
+        let again = owner_passwords(&home, "owners", &[node("main"), node("other")]).unwrap();
+        assert_eq!(again["main"], first["main"]);
+        assert_ne!(again["other"], first["main"]);
+        home.forget("owners").unwrap();
+        assert_ne!(owner_passwords(&home, "owners", &[node("main")]).unwrap(), first);
     }
 
     #[test]

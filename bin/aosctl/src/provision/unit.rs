@@ -68,7 +68,12 @@ impl Unit {
     pub async fn system(&self) -> Result<v6::SystemInfo> {
         let answer =
             IamPublicIdentityServiceClient::new(self.channel.clone()).get_system_info(soon(())).await;
-        Ok(answer.map_err(status).context("the Unit does not tell its identity")?.into_inner())
+        Ok(answer
+            .map_err(status)
+            .context(
+                "the Unit does not tell its identity; one that is provisioned already speaks TLS only here",
+            )?
+            .into_inner())
     }
 
     pub async fn nodes(&self, wanted: usize, wait: Duration, out: &Output) -> Result<Vec<v6::NodeInfo>> {
@@ -109,7 +114,9 @@ impl Unit {
     pub async fn start(&self, node: &str, password: &str) -> Result<()> {
         let request = v6::StartProvisioningRequest { node_id: node.into(), password: password.into() };
         let answer = self.provisioning().start_provisioning(timed(request)).await.map_err(status)?;
-        refused(answer.into_inner().error).with_context(|| format!("node {node} does not start provisioning"))
+        refused(answer.into_inner().error).with_context(|| {
+            format!("node {node} does not start provisioning; if it was provisioned before, its old tokens have to be removed first")
+        })
     }
 
     pub async fn cert_types(&self, node: &str) -> Result<Vec<String>> {

@@ -39,6 +39,11 @@ impl Core {
         self.entries.values().map(Entry::status).collect()
     }
 
+    /// True for an instance that is wished for, runs or is being stopped.
+    pub fn knows(&self, ident: &InstanceIdent) -> bool {
+        self.entries.contains_key(ident)
+    }
+
     /// When a [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         let waits = self.entries.values().filter_map(|entry| match entry.phase {

@@ -263,6 +263,7 @@ impl Launcher {
     }
 
     async fn take(&mut self, event: Event, jobs: &mut JoinSet<Event>) {
+        let stopped = if let Event::Stopped(ident, _) = &event { Some(ident.clone()) } else { None };
         for action in self.core.on(Instant::now(), event) {
             match action {
                 Action::Store { put, remove } => self.store(put, remove).await,
@@ -278,9 +279,6 @@ impl Launcher {
                     self.order(jobs, Workshop::start, info);
                 }
                 Action::Stop { ident, forget } => {
-                    if forget {
-                        self.starts.remove(&ident.instance_id());
-                    }
                     let workshop = Arc::clone(&self.workshop);
                     jobs.spawn(async move { workshop.stop(ident, forget).await });
                 }
@@ -301,6 +299,9 @@ impl Launcher {
                 Action::ReportAll => self.backlog = true,
                 Action::InUse(items) => self.workshop.images.in_use(items),
             }
+        }
+        if let Some(ident) = stopped.filter(|ident| !self.core.knows(ident)) {
+            self.starts.remove(&ident.instance_id());
         }
     }
 

@@ -76,6 +76,29 @@ fn ends_by_itself_with_success_and_leaves_nothing() {
     expect(&before, "the host to be as before");
 }
 
+// REL-01
+#[test]
+fn a_demo_that_fails_ends_with_failure_and_leaves_nothing() {
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let before = host();
+    // All programs are there, but none of an operator's commands succeeds.
+    let programs = std::env::temp_dir().join(format!("aos-e2e-demo-{}", std::process::id()));
+    fs::create_dir_all(&programs).unwrap();
+    for name in ["aos", "aos-box", "aos-cloud"] {
+        std::os::unix::fs::symlink(binaries::find(name).unwrap(), programs.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink("/bin/false", programs.join("aosctl")).unwrap();
+    let output = Command::new(binaries::find("aos-demo").unwrap())
+        .env("DEMO_EXIT", "1")
+        .env("AOS_BIN_DIR", &programs)
+        .output()
+        .unwrap();
+    fs::remove_dir_all(&programs).unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("The demo failed"), "{text}");
+    expect(&before, "the host to be as before");
+}
+
 #[test]
 fn ctrl_c_and_kill_leave_nothing() {
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -1,8 +1,8 @@
 //! The one PKCS#11 session that this process keeps with a token.
 //!
-//! A lock serialises all use but key generation, which may take seconds. When the token went away, was logged out or lost the session, the session is
-//! opened and logged in again and the operation is tried a second time, once. Object handles belong to a
-//! session: its generation tells whether a remembered handle still counts.
+//! A lock serialises all use but key generation, which may take seconds. When the token went away, was logged
+//! out or lost the session, the session is opened and logged in again and the operation is tried a second time,
+//! once. Object handles belong to a session: its generation tells whether a remembered handle still counts.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

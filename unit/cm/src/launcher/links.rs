@@ -73,6 +73,14 @@ impl Links {
         true
     }
 
+    /// The command could not go out after all; it is due again after a pause.
+    pub fn not_sent(&mut self, node: &NodeId, now: Instant) {
+        if let Some(link) = self.0.get_mut(node) {
+            link.busy = None;
+            link.retry = Some(now + link.backoff.next(aos_backoff::random_fraction()));
+        }
+    }
+
     /// When a node is to be looked at again.
     pub fn deadline(&self) -> Option<Instant> {
         self.0.values().filter_map(|link| link.retry.or(link.busy)).min()
@@ -108,5 +116,9 @@ mod tests {
         links.spoke(&node);
         assert!(!links.send(&node, &command(false), later));
         assert!(links.send(&node, &command(true), later), "a new need goes out at once");
+        links.not_sent(&node, later);
+        let again = links.deadline().unwrap();
+        assert!(again > later && again <= later + PAUSE.0);
+        assert!(links.send(&node, &command(true), again));
     }
 }

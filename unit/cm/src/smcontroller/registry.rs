@@ -161,7 +161,7 @@ impl Registry {
                     .stream_of(&node)
                     .is_ok_and(|stream| send(stream, SmIncomingMessage::UpdateInstances(update)));
                 if !sent {
-                    // Derived anew from the node's next word.
+                    // Derived anew from the node's next word, or when it is connected again.
                     tracing::warn!("instances of node {node} cannot be sent now");
                 }
             }
@@ -208,9 +208,15 @@ impl Registry {
     }
 }
 
-fn send(stream: &Stream, message: SmIncomingMessage) -> bool {
+/// A stream whose node takes no messages is ended: when it is back, the node is told anew what it missed.
+fn send(stream: &mut Stream, message: SmIncomingMessage) -> bool {
     let message = SmIncomingMessages { sm_incoming_message: Some(message) };
-    stream.outgoing.sender.try_send(Ok(message)).is_ok()
+    let sent = stream.outgoing.sender.try_send(Ok(message));
+    if let Err(mpsc::error::TrySendError::Full(_)) = &sent {
+        tracing::warn!("a Service Manager does not take messages, its stream is ended");
+        stream.outgoing.sender = mpsc::channel(1).0;
+    }
+    sent.is_ok()
 }
 
 fn ask_next(stream: &mut Stream) {
@@ -267,4 +273,40 @@ fn reports(node: &NodeId, statuses: Vec<InstanceStatus>) -> Vec<Report> {
                 .ok()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aos_unit_api::servicemanager::v5::{SmInfo, UpdateInstances};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_stream_of_a_node_that_takes_nothing_is_ended_and_told_as_gone() {
+        let (streams, from_streams) = mpsc::channel(8);
+        let (commands, command_receiver) = mpsc::channel(8);
+        let (event_sender, mut events) = mpsc::channel(8);
+        let (_cloud, cloud) = watch::channel(false);
+        let registry = Registry::new(from_streams, command_receiver, event_sender, cloud);
+        tokio::spawn(registry.run());
+        let (sender, mut messages) = mpsc::channel(1);
+        let node = NodeId::new("rear").unwrap();
+        let info = SmInfo { node_id: node.to_string(), ..Default::default() };
+        let opened = FromStream::Opened(1, Outgoing { sender, told: false });
+        let described = FromStream::Message(1, Box::new(SmOutgoingMessage::SmInfo(info)));
+        for said in [opened, described] {
+            streams.send(said).await.ok().unwrap();
+        }
+        assert!(matches!(events.recv().await, Some(Event::Info(..))));
+        for _ in 0..2 {
+            commands.send(Command::Update(node.clone(), UpdateInstances::default())).await.unwrap();
+        }
+        while commands.capacity() < commands.max_capacity() {
+            tokio::task::yield_now().await;
+        }
+        assert!(messages.recv().await.is_some(), "the first one had room");
+        assert!(messages.recv().await.is_none(), "the stream is over");
+        streams.send(FromStream::Closed(1)).await.ok().unwrap();
+        assert!(matches!(events.recv().await, Some(Event::Gone(gone)) if gone == node));
+    }
 }

@@ -199,6 +199,7 @@ impl Coordinator {
         let update = Command::Update(node.clone(), messages::update(&command));
         if !self.parts.controller.send(update) {
             tracing::warn!("instances of node {node} cannot be sent now");
+            self.links.not_sent(node, Instant::now());
         }
     }
 

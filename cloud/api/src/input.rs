@@ -1,5 +1,7 @@
 //! Reading requests: JSON bodies and list pages, with errors in our form.
 
+use std::time::Duration;
+
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use bytes::Bytes;
@@ -9,6 +11,9 @@ use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
 
+/// Longest time in which a body of at most 1 MiB arrives; a sender that is slower holds a connection for nothing.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
 /// A JSON body. An absent body counts as `{}`.
 pub(crate) struct Input<T>(pub(crate) T);
 
@@ -16,7 +21,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|error| match error {
+        let body = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await;
+        let body = body.map_err(|_| ApiError::bad_request("the request body did not arrive within 30 s"))?;
+        let bytes = body.map_err(|error| match error {
             BytesRejection::FailedToBufferBody(_) => {
                 ApiError::too_large("the request body is larger than 1 MiB or broke off")
             }

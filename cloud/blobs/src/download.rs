@@ -47,7 +47,8 @@ async fn answer(
     match serve(&blobs, &method, &hex, &headers).await {
         Ok(response) => response,
         Err(error) => {
-            tracing::error!("cannot serve blob {hex}: {error}");
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            tracing::error!("cannot serve blob {hex}: {error}{}", cause.unwrap_or_default());
             plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot serve the blob")
         }
     }

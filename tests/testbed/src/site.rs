@@ -40,6 +40,7 @@ struct Holder {
 impl Site {
     /// Makes a site called `name` (letters, digits, `-`) after clearing up what dead ones of that name left.
     pub fn new(name: &str) -> Result<Self> {
+        let helper = binaries::find("aos-box")?;
         let base = base_folder()?;
         fs::create_dir_all(&base).tried(|| format!("cannot make {}", base.display()))?;
         sweep(&base, name)?;
@@ -49,7 +50,7 @@ impl Site {
             .ok_or_else(|| Error::Unexpected("cannot read /proc/self/stat".to_owned()))?;
         registry::add(&mut registry::open(&dir)?, &format!("owner {} {}", owner.pid, owner.start))?;
 
-        let mut child = Command::new(binaries::find("aos-box")?)
+        let mut child = Command::new(helper)
             .arg("hold")
             .arg(&dir)
             .process_group(0)

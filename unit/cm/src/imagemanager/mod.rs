@@ -260,8 +260,10 @@ impl Task {
     /// Removes blobs that no record needs.
     fn collect(&self) {
         let keep = store::reachable(&self.installed, &self.book);
-        for store in [&self.installed, &self.downloads] {
-            match store.collect(&keep) {
+        // A process killed right after it kept a blob leaves the served bytes behind.
+        let awaited = keep.iter().filter(|digest| !self.installed.has(digest)).copied().collect();
+        for (store, keep) in [(&self.installed, &keep), (&self.downloads, &awaited)] {
+            match store.collect(keep) {
                 Ok(collected) if collected.blobs > 0 => {
                     tracing::info!("{} blobs removed, {} bytes", collected.blobs, collected.bytes);
                 }

@@ -1,30 +1,13 @@
 //! Which frames are dropped, which are answered, and which are never refused.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod support;
+
 use std::time::Duration;
 
 use aos_cloud_protocol::*;
 use serde_json::{Value, json};
-
-fn frame(data: &Value) -> Vec<u8> {
-    let header =
-        json!({"version": 7, "systemId": "unit-1", "createdAt": "2026-03-04T08:02:10Z", "txn": "t-1"});
-    serde_json::to_vec(&json!({"header": header, "data": data})).unwrap()
-}
-
-fn body(data: &Value) -> Body {
-    read(&frame(data), Direction::Both).unwrap_or_else(|error| panic!("{error}")).body
-}
-
-fn problem(data: &Value) -> Problem {
-    match read(&frame(data), Direction::Both) {
-        Err(ReadError::Invalid(invalid)) => {
-            assert_eq!(invalid.header.txn.as_str(), "t-1");
-            invalid.problem
-        }
-        other => panic!("{other:?}"),
-    }
-}
+use support::frames::{body, frame, problem};
 
 /// PRO-20, PRO-16, PRO-15, D12, D14, D15, D2: which frames are dropped and which are answered.
 #[test]

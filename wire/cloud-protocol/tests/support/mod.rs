@@ -1,8 +1,9 @@
 //! What the tests share: where the published schema and the example messages are, and random messages.
 #![allow(dead_code, reason = "each test file uses a part")]
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod downward;
+pub mod frames;
 pub mod messages;
 mod parts;
 mod upward;

@@ -150,7 +150,7 @@ impl Task {
                     let changes = self.book.expire(SystemTime::now(), self.ttl);
                     if !changes.is_empty() {
                         self.changed(changes).await?;
-                        self.collect();
+                        store::collect(&self.installed, &self.downloads, &self.book);
                     }
                 }
                 command = self.commands.recv() => match command {
@@ -176,7 +176,7 @@ impl Task {
                 if let Some(items) = items {
                     let changes = self.book.finalize(&items, SystemTime::now());
                     self.changed(changes).await?;
-                    self.collect();
+                    store::collect(&self.installed, &self.downloads, &self.book);
                 }
                 self.tell(Event::Done(number)).await;
             }
@@ -255,22 +255,6 @@ impl Task {
     async fn tell(&mut self, event: Event) {
         // Without the coordinator there is nobody to tell: the process stops.
         let _ = self.events.send(event).await;
-    }
-
-    /// Removes blobs that no record needs.
-    fn collect(&self) {
-        let keep = store::reachable(&self.installed, &self.book);
-        // A process killed right after it kept a blob leaves the served bytes behind.
-        let awaited = keep.iter().filter(|digest| !self.installed.has(digest)).copied().collect();
-        for (store, keep) in [(&self.installed, &keep), (&self.downloads, &awaited)] {
-            match store.collect(keep) {
-                Ok(collected) if collected.blobs > 0 => {
-                    tracing::info!("{} blobs removed, {} bytes", collected.blobs, collected.bytes);
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!("unused blobs cannot be removed: {error}"),
-            }
-        }
     }
 }
 

@@ -63,3 +63,52 @@ pub fn reachable(store: &Store, book: &Book) -> HashSet<Digest> {
     }
     keep
 }
+
+/// Removes blobs that no record needs, and served bytes that are not waited for any more.
+pub fn collect(installed: &Store, downloads: &Store, book: &Book) {
+    let keep = reachable(installed, book);
+    // A process killed right after it kept a blob leaves the served bytes behind.
+    let awaited = keep.iter().filter(|digest| !installed.has(digest)).copied().collect();
+    for (store, keep) in [(installed, &keep), (downloads, &awaited)] {
+        match store.collect(keep) {
+            Ok(collected) if collected.blobs > 0 => {
+                tracing::info!("{} blobs removed, {} bytes", collected.blobs, collected.bytes);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("unused blobs cannot be removed: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aos_ids::{ItemId, ItemKind};
+    use aos_status::ItemState;
+
+    use super::*;
+
+    #[test]
+    fn served_bytes_stay_only_while_their_blob_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let installed = Store::open(dir.path().join("install")).unwrap();
+        let downloads = Store::open(dir.path().join("download")).unwrap();
+        let here = installed.import_bytes(b"an index").unwrap();
+        let missing = aos_content_store::sha256(b"not here yet");
+        let unwanted = installed.import_bytes(b"unwanted").unwrap();
+        let record = |index| Record {
+            kind: ItemKind::Service,
+            index,
+            state: ItemState::Installed,
+            error: None,
+            removed_at: None,
+        };
+        let key = |version: &str| (ItemId::new("item").unwrap(), version.to_owned());
+        let book = Book::new([(key("1.0.0"), record(here)), (key("2.0.0"), record(missing))]);
+        for digest in [&here, &missing, &unwanted] {
+            downloads.partial(digest, 10).unwrap().append(b"some").unwrap();
+        }
+        collect(&installed, &downloads, &book);
+        assert!(installed.has(&here) && !installed.has(&unwanted));
+        assert_eq!([here, missing, unwanted].map(|digest| downloads.partial_len(&digest)), [0, 4, 0]);
+    }
+}

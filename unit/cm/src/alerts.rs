@@ -40,6 +40,21 @@ impl Waiting {
             tracing::warn!("node {node} sends an alert that cannot be read");
             return;
         };
+        self.add(alert, now);
+    }
+
+    /// Takes an alert of the Communication Manager itself.
+    pub fn push_core(&mut self, node: &NodeId, message: &str, now: Instant) {
+        let alert = CoreAlert {
+            timestamp: jiff::Timestamp::now(),
+            node: AosIdentity::by_codename(node.as_str()),
+            core_component: "CM".to_owned(),
+            message: short(message),
+        };
+        self.add(Alert::CoreAlert(alert), now);
+    }
+
+    fn add(&mut self, alert: Alert, now: Instant) {
         if self.alerts.iter().any(|known| same(known, &alert)) {
             return;
         }
@@ -84,10 +99,13 @@ pub fn time(stamp: Option<prost_types::Timestamp>) -> jiff::Timestamp {
         .unwrap_or_else(jiff::Timestamp::now)
 }
 
+fn short(text: &str) -> String {
+    text.chars().take(MAX_ALERT_MESSAGE).collect()
+}
+
 fn read(node: &NodeId, alert: v5::Alert) -> Option<Alert> {
     let timestamp = time(alert.timestamp);
     let node = AosIdentity::by_codename(node.as_str());
-    let short = |text: String| text.chars().take(MAX_ALERT_MESSAGE).collect::<String>();
     let of = |ident: Option<InstanceIdent>| {
         let ident = aos_ids::InstanceIdent::try_from(ident?).ok()?;
         let named = |name: &str| {
@@ -97,13 +115,13 @@ fn read(node: &NodeId, alert: v5::Alert) -> Option<Alert> {
     };
     Some(match alert.alert_item? {
         AlertItem::SystemAlert(one) => {
-            Alert::SystemAlert(SystemAlert { timestamp, node, message: short(one.message) })
+            Alert::SystemAlert(SystemAlert { timestamp, node, message: short(&one.message) })
         }
         AlertItem::CoreAlert(one) => Alert::CoreAlert(CoreAlert {
             timestamp,
             node,
             core_component: one.core_component,
-            message: short(one.message),
+            message: short(&one.message),
         }),
         AlertItem::SystemQuotaAlert(one) => Alert::SystemQuotaAlert(SystemQuotaAlert {
             timestamp,
@@ -132,7 +150,7 @@ fn read(node: &NodeId, alert: v5::Alert) -> Option<Alert> {
                 instance,
                 node,
                 device_id: one.resource,
-                message: short(one.message),
+                message: short(&one.message),
             })
         }
         AlertItem::InstanceAlert(one) => {
@@ -143,7 +161,7 @@ fn read(node: &NodeId, alert: v5::Alert) -> Option<Alert> {
                 subject,
                 instance,
                 version: one.service_version,
-                message: short(one.message),
+                message: short(&one.message),
             })
         }
     })

@@ -74,6 +74,7 @@ impl World {
             "overrideServiceDiscoveryUrl": cloud.discovery, "iamPublicServerUrl": iam_address,
             "iamProtectedServerUrl": iam_address, "cmServerUrl": format!("127.0.0.1:{port}"),
             "dnsStoragePath": dir.path().join("dns"), "unitStatusSendTimeout": "200ms",
+            "alerts": {"sendPeriod": "200ms"},
         });
         std::fs::write(&file, text.to_string()).unwrap();
         let config = Config::load(&file).unwrap();
@@ -294,7 +295,7 @@ async fn a_message_that_is_too_big_closes_the_link() {
     });
 }
 
-// Bad input changes nothing; what is readable is acknowledged.
+// REL-06: bad input changes nothing; what is readable is acknowledged, and refusals are reported.
 #[tokio::test]
 async fn bad_messages_change_nothing() {
     in_time!(async {
@@ -322,6 +323,17 @@ async fn bad_messages_change_nothing() {
         world.cloud.acknowledged("d").await;
         assert_eq!(world.cloud.acks.iter().filter(|txn| txn.len() == 1).collect::<Vec<_>>(), ["b", "c", "d"]);
         assert_eq!(world.document().await["update"]["appliedDesired"], 0);
+
+        let mut told = Vec::new();
+        while told.len() < 2 {
+            if let Body::Alerts(alerts) = world.cloud.next().await.body {
+                told.extend(alerts.items.into_iter().filter_map(|alert| match alert {
+                    aos_cloud_protocol::Alert::CoreAlert(alert) => Some(alert.message),
+                    _ => None,
+                }));
+            }
+        }
+        assert!(told.iter().all(|text| text.starts_with("message of the cloud refused: ")), "{told:?}");
     });
 }
 

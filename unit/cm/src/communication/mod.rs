@@ -65,6 +65,8 @@ pub enum Event {
     Disconnected,
     /// A message; to be answered with [`Command::Accepted`].
     Message(Box<Envelope>),
+    /// A message that could be read but means nothing, in words. It has been acknowledged.
+    Refused(String),
 }
 
 /// State of the link, for people.

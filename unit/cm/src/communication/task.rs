@@ -342,7 +342,11 @@ impl Task {
                 Action::Dropped(about, reason) => {
                     tracing::warn!("message {} {} given up: {reason}", about.kind, about.txn);
                 }
-                Action::Rejected(what @ Rejection::Invalid(_)) => tracing::error!("{what}; acknowledged"),
+                Action::Rejected(what @ Rejection::Invalid(_)) => {
+                    tracing::error!("{what}; acknowledged");
+                    // The report is a courtesy: a flood of bad messages must not hold up the good ones.
+                    let _ = self.events.try_send(Event::Refused(what.to_string()));
+                }
                 Action::Rejected(what) => tracing::error!("{what}"),
                 Action::Reconnect => return Err("the cloud is silent".to_owned()),
             }

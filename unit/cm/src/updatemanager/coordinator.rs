@@ -268,6 +268,7 @@ impl Coordinator {
             }
             communication::Event::Disconnected => self.reporter.disconnected(),
             communication::Event::Message(envelope) => self.on_message(*envelope)?,
+            communication::Event::Refused(why) => self.report_refused(&why),
         }
         Ok(())
     }

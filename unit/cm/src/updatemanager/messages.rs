@@ -72,12 +72,20 @@ impl Coordinator {
             Ok(desired) => desired,
             Err(error) => {
                 tracing::error!("{error}; nothing is changed");
+                self.report_refused(&error.to_string());
                 return Ok(());
             }
         };
         let differs = self.differs(&desired);
         let actions = self.machine.on(Instant::now(), Event::Desired(Box::new(desired), differs));
         self.act(actions)
+    }
+
+    /// Tells the cloud that a message of its was acknowledged but not carried out. The protocol has no answer
+    /// for that; an alert of this component reaches the operator.
+    pub(super) fn report_refused(&mut self, why: &str) {
+        let Some(node) = self.parts.main_node.borrow().clone() else { return };
+        self.alerts.push_core(&node, &format!("message of the cloud refused: {why}"), Instant::now());
     }
 
     fn differs(&self, desired: &Desired) -> bool {

@@ -23,6 +23,7 @@ need softhsm2 test -e /usr/lib/softhsm/libsofthsm2.so
 need nftables command -v nft
 need iproute2 command -v ip
 need util-linux command -v nsenter
+need procps test -x /usr/bin/kill
 need busybox-static installed busybox-static
 if ! command -v cc >/dev/null; then missing+=(gcc libc6-dev); fi
 for package in "$@"; do need "$package" installed "$package"; done

@@ -4,11 +4,14 @@
 //! output or to the systemd journal. Events of our own crates (`aos…`) are shown from the chosen level on,
 //! those of libraries from warning on (from info on when the level is debug). Spans are ignored.
 
+mod causes;
 mod journal;
 mod line;
 mod subscriber;
 
 use std::str::FromStr;
+
+pub use causes::with_causes;
 
 /// From which severity on events are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

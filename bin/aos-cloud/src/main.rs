@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     match aos_cloud::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("aos-cloud: {error:#}");
+            eprintln!("aos-cloud: {}", aos_logging::with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os()).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("aos: {error:#}");
+            eprintln!("aos: {}", aos_logging::with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -14,6 +14,7 @@ mod logs;
 pub mod process;
 pub mod protocol;
 mod records;
+mod refusal;
 mod server;
 mod setup;
 mod watch;

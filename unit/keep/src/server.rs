@@ -28,6 +28,7 @@ use crate::protocol::{
     is_valid_id,
 };
 use crate::records::Records;
+use crate::refusal::Refusal;
 use crate::setup::{listen, notify_ready, read_pid, signal_mask, spawn};
 use crate::watch::{Table, describe};
 
@@ -181,7 +182,7 @@ impl Server {
         let answer = match op {
             Op::Start(start) => match self.start(client, seq, start) {
                 Ok(()) => return,
-                Err(message) => Err(message),
+                Err(refusal) => Err(refusal),
             },
             Op::Adopt { id, pid, start_time } => self.adopt(&id, pid, start_time),
             // A list without what is being started would make its reader clean that up.
@@ -191,13 +192,11 @@ impl Server {
                 return;
             }
             Op::List => Ok(self.list()),
-            Op::Ack { id, pid } => {
-                self.table.ack(&id, pid).map(|()| Outcome::Acked).map_err(|error| describe_error(&error))
-            }
+            Op::Ack { id, pid } => self.table.ack(&id, pid).map(|()| Outcome::Acked).map_err(Refusal::Record),
         };
         let line = match answer {
             Ok(result) => Line::Done { seq, result },
-            Err(message) => Line::Refused { seq, message },
+            Err(refusal) => Line::Refused { seq, message: refusal.to_string() },
         };
         self.send(client, &line);
     }
@@ -206,9 +205,9 @@ impl Server {
         Outcome::List { watched: self.table.watched(), exits: self.table.exits() }
     }
 
-    fn start(&mut self, client: u64, seq: u64, start: Start) -> Result<(), String> {
+    fn start(&mut self, client: u64, seq: u64, start: Start) -> Result<(), Refusal> {
         if !is_valid_id(&start.id) {
-            return Err("the name is not usable".to_owned());
+            return Err(Refusal::Name);
         }
         // The predecessor may have ended without our having looked yet.
         self.reap();
@@ -217,27 +216,27 @@ impl Server {
             self.finish(&start.id, None, None);
         }
         if self.table.get(&start.id).is_some() || self.pending.values().any(|p| p.start.id == start.id) {
-            return Err(format!("{} is started already", start.id));
+            return Err(Refusal::Started(start.id));
         }
         if self.table.is_full() {
-            return Err("too many processes are watched".to_owned());
+            return Err(Refusal::Full);
         }
         let _ = fs::remove_file(&start.pid_file);
-        let pid = spawn(&start).map_err(|error| format!("cannot run the command: {error}"))?;
+        let pid = spawn(&start).map_err(Refusal::Command)?;
         self.pending.insert(pid, Pending { seq, client, start, deadline: Instant::now() + COMMAND_LIMIT });
         self.reap();
         Ok(())
     }
 
-    fn adopt(&mut self, id: &str, pid: i32, start_time: u64) -> Result<Outcome, String> {
+    fn adopt(&mut self, id: &str, pid: i32, start_time: u64) -> Result<Outcome, Refusal> {
         if !is_valid_id(id) || pid <= 1 {
-            return Err("the name or process ID is not usable".to_owned());
+            return Err(Refusal::Name);
         }
         if self.table.get(id).is_some_and(|entry| entry.watched.pid == pid) {
             return Ok(Outcome::Adopted);
         }
         if self.table.is_full() {
-            return Err("too many processes are watched".to_owned());
+            return Err(Refusal::Full);
         }
         let watched = Watched { id: id.to_owned(), pid, start_time, log: None };
         Ok(if self.take_up(watched) { Outcome::Adopted } else { Outcome::Gone })
@@ -408,7 +407,7 @@ fn client_event(number: u64, wants_write: bool) -> EpollEvent {
     EpollEvent::new(flags, TOKEN_CLIENT + number)
 }
 
-fn describe_error(error: &Error) -> String {
+pub(crate) fn describe_error(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

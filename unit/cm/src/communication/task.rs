@@ -243,7 +243,7 @@ impl Task {
         self.connected.send_replace(true);
         let actions = session.on(now(), Input::connected(greeting));
         if let Err(reason) = self.perform(actions, &mut socket, session).await {
-            return End::Lost(reason);
+            return End::Lost(reason.to_string());
         }
         let end = loop {
             self.change_state(|state| state.queued = session.outstanding());
@@ -282,7 +282,7 @@ impl Task {
                 },
             };
             if let Err(reason) = self.perform(actions, &mut socket, session).await {
-                break End::Lost(reason);
+                break End::Lost(reason.to_string());
             }
         };
         if !matches!(end, End::Lost(_)) {
@@ -319,7 +319,7 @@ impl Task {
         actions: Vec<Action>,
         socket: &mut Socket,
         session: &mut Session,
-    ) -> Result<(), String> {
+    ) -> Result<(), Broken> {
         let mut actions = std::collections::VecDeque::from(actions);
         while let Some(action) = actions.pop_front() {
             match action {
@@ -335,7 +335,7 @@ impl Task {
                         self.questions.answered(envelope.correlation_id.as_deref(), urls.items);
                         actions.extend(session.on(now(), Input::Accepted(envelope.header.txn)));
                     } else if self.events.send(Event::Message(envelope)).await.is_err() {
-                        return Err("stopping".to_owned());
+                        return Err(Broken::Stopping);
                     }
                 }
                 Action::Acknowledged(_) => {}
@@ -348,7 +348,7 @@ impl Task {
                     let _ = self.events.try_send(Event::Refused(what.to_string()));
                 }
                 Action::Rejected(what) => tracing::error!("{what}"),
-                Action::Reconnect => return Err("the cloud is silent".to_owned()),
+                Action::Reconnect => return Err(Broken::Silent),
             }
         }
         Ok(())
@@ -383,11 +383,24 @@ fn queue_offline(
     state.send_modify(|state| state.queued = session.outstanding());
 }
 
-async fn transmit(socket: &mut Socket, message: Message) -> Result<(), String> {
+/// Why a link is given up while something is sent.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("stopping")]
+    Stopping,
+    #[error("the cloud is silent")]
+    Silent,
+    #[error("the cloud takes no data")]
+    Stuck,
+    #[error("{}", chain(.0))]
+    Socket(#[source] Box<WsError>),
+}
+
+async fn transmit(socket: &mut Socket, message: Message) -> Result<(), Broken> {
     match tokio::time::timeout(SEND_TIME, socket.send(message)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(chain(&error)),
-        Err(_) => Err("the cloud takes no data".to_owned()),
+        Ok(Err(error)) => Err(Broken::Socket(Box::new(error))),
+        Err(_) => Err(Broken::Stuck),
     }
 }
 

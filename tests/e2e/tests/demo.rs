@@ -99,22 +99,33 @@ fn a_demo_that_fails_ends_with_failure_and_leaves_nothing() {
     expect(&before, "the host to be as before");
 }
 
+/// A demo that does not outlive its test, however that ends.
+struct Demo(std::process::Child);
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn ctrl_c_and_kill_leave_nothing() {
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for signal in ["INT", "KILL"] {
         let before = host();
-        let mut child = Command::new(binaries::find("aos-demo").unwrap())
+        let child = Command::new(binaries::find("aos-demo").unwrap())
             .env_remove("DEMO_EXIT")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut demo = Demo(child);
+        let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().contains("Ctrl-C stops the demo")), "the demo ended early");
         assert!(
-            Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success()
+            Command::new("kill").args(["-s", signal, &demo.0.id().to_string()]).status().unwrap().success()
         );
-        let status = child.wait().unwrap();
+        let status = demo.0.wait().unwrap();
         assert_eq!(status.success(), signal == "INT", "{signal}: {status}");
         expect(&before, "the host to be as before");
     }

@@ -7,6 +7,7 @@
 //!
 //! Needs root. Works on hosts with cgroup v1, hybrid or v2, with or without systemd.
 
+pub mod bench;
 pub mod binaries;
 pub mod boxes;
 pub mod cgroups;

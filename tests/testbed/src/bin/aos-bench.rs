@@ -1,24 +1,11 @@
-//! `make bench`: memory, sizes and times of a Unit, as a table and as lines in `target/bench/results.jsonl`.
+//! `make bench`: figures of the whole system, as a table and as lines in `target/bench/results.jsonl`.
 //!
-//! BENCH_IDLE is the time between connecting and reading memory, seconds (default 60); BENCH_RUNS the number
-//! of runs (default 5).
+//! BENCH_ONLY picks groups, separated by commas; the groups say what else can be set.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use aos_testbed::error::Tried;
-use aos_testbed::interrupt::end_on_interrupt;
-use aos_testbed::stage::{STEP_LIMIT, since_desired_sent};
-use aos_testbed::wait::pause;
-use aos_testbed::{Daemon, Error, HttpService, Result, Site, Stage, binaries, chain};
-use serde_json::json;
-
-const CODENAME: &str = "bench";
-const SYSTEM_ID: &str = "bench-unit";
+use aos_testbed::bench::{GROUPS, Group, Rows};
+use aos_testbed::{Error, Result, chain};
 
 fn main() -> ExitCode {
     if !nix::unistd::geteuid().is_root() {
@@ -34,148 +21,27 @@ fn main() -> ExitCode {
     }
 }
 
-/// Values of all rows, by name.
-#[derive(Default)]
-struct Rows(BTreeMap<&'static str, Row>);
-
-struct Row {
-    unit: &'static str,
-    note: String,
-    values: Vec<u64>,
-}
-
-impl Rows {
-    fn add(&mut self, name: &'static str, unit: &'static str, note: &str, value: u64) {
-        let row =
-            self.0.entry(name).or_insert_with(|| Row { unit, note: note.to_owned(), values: Vec::new() });
-        row.values.push(value);
-    }
-
-    fn write(&self) -> Result<()> {
-        let folder = binaries::folder()?;
-        let dir = folder.parent().unwrap_or(&folder).join("bench");
-        fs::create_dir_all(&dir).tried(|| format!("cannot make {}", dir.display()))?;
-        let path = dir.join("results.jsonl");
-        let mut file = fs::File::create(&path).tried(|| format!("cannot write {}", path.display()))?;
-        println!("\n{:<34} {:>14} {:<6} {:>2} {:>14} {:>14}", "NAME", "MEDIAN", "UNIT", "N", "MIN", "MAX");
-        for (name, row) in &self.0 {
-            let mut sorted = row.values.clone();
-            sorted.sort_unstable();
-            let (Some(min), Some(max), Some(median)) =
-                (sorted.first(), sorted.last(), sorted.get(sorted.len() / 2))
-            else {
-                continue;
-            };
-            println!("{name:<34} {median:>14} {:<6} {:>2} {min:>14} {max:>14}", row.unit, sorted.len());
-            let line = json!({"name": name, "value": median, "unit": row.unit, "n": sorted.len(), "min": min,
-                              "max": max, "note": row.note});
-            writeln!(file, "{line}").tried(|| format!("cannot write {}", path.display()))?;
-        }
-        println!("\nwritten to {}", path.display());
-        Ok(())
-    }
-}
-
 fn run() -> Result<()> {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let (idle, runs) = (Duration::from_secs(number("BENCH_IDLE", 60)), number("BENCH_RUNS", 5).max(1));
     if cfg!(debug_assertions) {
         eprintln!("warning: these are debug programs; `make bench` builds the release ones");
     }
     let mut rows = Rows::default();
-    let site = Arc::new(Site::new("bench")?);
-    let _done = end_on_interrupt(&site)?;
-    let mut tell = |text: &str| eprintln!("{text}");
-    let mut stage = Stage::provisioned(Arc::clone(&site), SYSTEM_ID, &mut tell)?;
-
-    let program = binaries::find("aos")?;
-    let size = fs::metadata(&program).tried(|| format!("cannot read {}", program.display()))?.len();
-    rows.add("unit.binary.size", "bytes", "aos with cm, sm and iam, stripped", size);
-
-    stage.unit.start_all()?;
-    stage.wait_online(STEP_LIMIT)?;
-    for run in 1..=runs {
-        // A new item each time: nothing of it is on the Unit, and nothing has to be stopped for it.
-        let codename = format!("{CODENAME}-{run}");
-        let service = HttpService::new(&site.dir().join("service"), &codename, &codename)?;
-        service.publish(&stage.operator, "1.0.0")?;
-        stage.operator.run(&["assign", SYSTEM_ID, &codename])?;
-        let status = stage.wait_active(&codename, "1.0.0", STEP_LIMIT)?;
-        let time =
-            since_desired_sent(&status).and_then(|time| u64::try_from(time).ok()).ok_or_else(|| {
-                Error::Unexpected("the cloud does not tell when it sent desiredStatus".to_owned())
-            })?;
-        eprintln!("run {run}: active {time} ms after desiredStatus");
-        let note =
-            "desiredStatus sent to 'active' known in the cloud; a new item each time, one layer of 1 MB";
-        rows.add("unit.desired_to_active", "ms", note, time);
+    for (name, group) in chosen(&std::env::var("BENCH_ONLY").unwrap_or_default())? {
+        eprintln!("== {name}");
+        group(&mut rows)?;
     }
-    for run in 2..=runs {
-        stage.operator.run(&["unassign", SYSTEM_ID, &format!("{CODENAME}-{run}")])?;
-    }
-    stage.wait_status("one service to be left", STEP_LIMIT, |status| {
-        let left = aos_testbed::stage::instances(status);
-        if left.len() == 1 { Ok(()) } else { Err(format!("{left:?}")) }
-    })?;
-    for run in 1..=runs {
-        for daemon in Daemon::ALL.into_iter().rev() {
-            stage.unit.stop(daemon)?;
-        }
-        stage.wait_status("the Unit to be offline", STEP_LIMIT, |status| match aos_testbed::stage::word(
-            status,
-            "online_status",
-        )
-        .as_str()
-        {
-            "Online" => Err("still online".to_owned()),
-            _ => Ok(()),
-        })?;
-        let start = Instant::now();
-        stage.unit.start_all()?;
-        stage.wait_online(STEP_LIMIT)?;
-        let time = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        rows.add(
-            "unit.start_to_connected",
-            "ms",
-            "IAM, CM and SM started together, until online in the cloud",
-            time,
-        );
-        eprintln!("run {run}: online after {time} ms; reading memory in {} s", idle.as_secs());
-        pause(idle);
-        stage.unit.check_running()?;
-        add_memory(&mut rows, &stage, idle)?;
-    }
-    drop(stage);
-    site.end()?;
     rows.write()
 }
 
-fn add_memory(rows: &mut Rows, stage: &Stage, idle: Duration) -> Result<()> {
-    let memory = stage.unit.memory();
-    let note =
-        format!("{} s after start, one service running (not counted), keys in SoftHSM", idle.as_secs());
-    let mut total = 0;
-    let mut dirty = 0;
-    for (word, one) in &memory {
-        total += one.pss;
-        dirty += one.private_dirty;
-        let name = match word.as_str() {
-            "iam" => "unit.idle.pss.iam",
-            "cm" => "unit.idle.pss.cm",
-            "sm" => "unit.idle.pss.sm",
-            "keep" => "unit.idle.pss.keep",
-            _ => "unit.idle.pss.other",
-        };
-        rows.add(name, "bytes", &note, one.pss);
+/// The groups named in `wish`, or all.
+fn chosen(wish: &str) -> Result<Vec<Group>> {
+    let words: Vec<&str> = wish.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    if let Some(unknown) = words.iter().find(|word| GROUPS.iter().all(|(name, _)| name != *word)) {
+        let names: Vec<&str> = GROUPS.iter().map(|(name, _)| *name).collect();
+        return Err(Error::Unexpected(format!(
+            "BENCH_ONLY names '{unknown}'; there are {}",
+            names.join(", ")
+        )));
     }
-    for word in ["iam", "cm", "sm"] {
-        if !memory.contains_key(word) {
-            return Err(Error::Unexpected(format!("{word} does not run")));
-        }
-    }
-    rows.add("unit.idle.pss.total", "bytes", &note, total);
-    rows.add("unit.idle.private_dirty.total", "bytes", &note, dirty);
-    Ok(())
+    Ok(GROUPS.into_iter().filter(|(name, _)| words.is_empty() || words.contains(name)).collect())
 }

@@ -3,10 +3,12 @@
 //! A blob comes as *served* bytes: announced by a digest of those bytes, decrypted to the *plain* bytes, which
 //! are signed and named by their SHA-256. [`unpack`] does all of it in one pass with 64 KiB of memory. The
 //! other side, for the cloud, is [`encrypt_cbc`] and [`sign_rsa_sha256`]. Nothing here knows message types:
-//! callers pass texts and bytes as they received them.
+//! callers pass texts and bytes as they received them. Whole messages for one reader are sealed and opened by
+//! [`cms`].
 
 mod chain;
 mod cipher;
+pub mod cms;
 mod served;
 mod sign;
 mod unpack;
@@ -80,6 +82,18 @@ pub enum CryptoError {
     /// The time of signing lies in the future.
     #[error("the trusted timestamp of the signature is in the future")]
     FutureTimestamp,
+    /// The bytes are no envelope that can be read.
+    #[error("the envelope cannot be read: {0}")]
+    Envelope(&'static str),
+    /// None of the envelope's recipients is known here.
+    #[error("the envelope is for somebody else")]
+    NotForUs,
+    /// The content key or the content is damaged, or not for our key; which of them stays untold.
+    #[error("the envelope cannot be decrypted")]
+    EnvelopeDecrypt,
+    /// Nothing can be sealed for a certificate.
+    #[error("cannot seal for a certificate: {0}")]
+    Recipient(String),
     /// The signing key cannot be used.
     #[error("the signing key is no usable RSA key: {0}")]
     SigningKey(String),

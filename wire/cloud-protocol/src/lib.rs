@@ -36,6 +36,7 @@ pub mod discovery;
 mod encoded;
 mod env_vars;
 mod envelope;
+mod enveloped;
 mod identity;
 mod lenient;
 mod link;
@@ -74,6 +75,7 @@ pub use env_vars::{
     OverrideEnvVarsStatus,
 };
 pub use envelope::{Envelope, Header, MAX_CORRELATION_ID, VERSION};
+pub use enveloped::is_enveloped;
 pub use identity::{AosIdentity, ArchInfo, IdentityType, OsInfo};
 pub use link::{Ack, DEFAULT_RETRY_AFTER, Nack};
 pub use logs::{LogFilter, LogStatus, LogType, PushLog, RequestLog, UploadOptions, UploadType};

@@ -88,9 +88,17 @@ async fn answer<T>(
     call: &'static str,
     asking: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, LinkError> {
-    match tokio::time::timeout(CALL_TIME, asking).await {
+    answer_within(CALL_TIME, call, asking).await
+}
+
+pub(crate) async fn answer_within<T>(
+    time: Duration,
+    call: &'static str,
+    asking: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, LinkError> {
+    match tokio::time::timeout(time, asking).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(LinkError::Call { call, source: Box::new(status) }),
-        Err(_) => Err(LinkError::Deadline { call, seconds: CALL_TIME.as_secs() }),
+        Err(_) => Err(LinkError::Deadline { call, seconds: time.as_secs() }),
     }
 }

@@ -7,6 +7,7 @@
 mod calls;
 mod error;
 mod identities;
+mod orders;
 mod subscription;
 mod watches;
 
@@ -17,6 +18,7 @@ use rustls::RootCertStore;
 use tonic::transport::Channel;
 
 pub use error::LinkError;
+pub use orders::{OrderError, Orders};
 
 /// Where IAM is and whom to trust.
 #[derive(Debug, Clone)]

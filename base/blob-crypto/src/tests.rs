@@ -72,19 +72,28 @@ fn damaged_or_truncated_ciphertext_fails() {
     assert!(matches!(run(&served, &recipe), Err(CryptoError::ContentMismatch { .. })));
 }
 
-// PRO-106
+// PRO-106, D52
 #[test]
 fn authenticated_mode_works_and_is_checked() {
-    let (key, iv, plain) = ([1; 32], [2; 12], b"authenticated".to_vec());
-    let sealing = LessSafeKey::new(UnboundKey::new(&aead::AES_256_GCM, &key).unwrap());
-    let mut served = plain.clone();
-    let nonce = Nonce::assume_unique_for_key(iv);
-    sealing.seal_in_place_append_tag(nonce, Aad::empty(), &mut served).unwrap();
-    let decryption = Decryption::new("AES256/GCM/", &key, &iv).unwrap();
-    let recipe = Recipe { decryption: Some(decryption), ..recipe(&plain) };
-    assert_eq!(run(&served, &recipe).unwrap(), plain);
-    served[3] ^= 1;
-    assert!(matches!(run(&served, &recipe), Err(CryptoError::Decrypt)));
+    let mut last = None;
+    for (algorithm, name) in [
+        (&aead::AES_128_GCM, "AES128/GCM"),
+        (&aead::AES_192_GCM, "aes192/gcm/"),
+        (&aead::AES_256_GCM, "AES256/GCM/"),
+    ] {
+        let (key, iv, plain) = (vec![1; algorithm.key_len()], [2; 12], b"authenticated".to_vec());
+        let sealing = LessSafeKey::new(UnboundKey::new(algorithm, &key).unwrap());
+        let mut served = plain.clone();
+        let nonce = Nonce::assume_unique_for_key(iv);
+        sealing.seal_in_place_append_tag(nonce, Aad::empty(), &mut served).unwrap();
+        let decryption = Decryption::new(name, &key, &iv).unwrap();
+        let recipe = Recipe { decryption: Some(decryption), ..recipe(&plain) };
+        assert_eq!(run(&served, &recipe).unwrap(), plain);
+        served[3] ^= 1;
+        assert!(matches!(run(&served, &recipe), Err(CryptoError::Decrypt)));
+        last = Some(recipe);
+    }
+    let recipe = last.unwrap();
     let huge = vec![0; 16 * 1024 * 1024 + 1];
     assert!(matches!(run(&huge, &recipe), Err(CryptoError::TooLargeForGcm { .. })));
 }
@@ -259,6 +268,23 @@ fn ec_signatures() {
     for alg in ["", "EC/SHA1", "EC/SHA256/PSS", "DSA", "RSA/SHA256/OAEP", "RSA/SHA256/PSS/x"] {
         let unknown = verify(&plain, info(alg, "good", value.clone()), &chains);
         assert!(matches!(unknown, Err(CryptoError::UnsupportedSignature(_))), "{alg}");
+    }
+}
+
+/// D53: curves other than P-256, each with a hash of its own choice.
+#[test]
+fn ec_signatures_on_larger_curves() {
+    for (curve, signing, alg) in [
+        (&rcgen::PKCS_ECDSA_P384_SHA384, &lc::ECDSA_P384_SHA384_ASN1_SIGNING, "EC/SHA384"),
+        (&rcgen::PKCS_ECDSA_P521_SHA512, &lc::ECDSA_P521_SHA512_ASN1_SIGNING, "EC/SHA512"),
+    ] {
+        let pki = pki(curve, KeyUsagePurpose::DigitalSignature);
+        let (chains, plain) = (pki.chains(), b"content".to_vec());
+        let key = EcdsaKeyPair::from_pkcs8(signing, &pki.pkcs8).unwrap();
+        let value = key.sign(&SystemRandom::new(), &plain).unwrap().as_ref().to_vec();
+        verify(&plain, info(alg, "good", value.clone()), &chains).unwrap();
+        let wrong = verify(&plain, info("EC/SHA256", "good", value), &chains);
+        assert!(matches!(wrong, Err(CryptoError::BadSignature)), "{alg}");
     }
 }
 

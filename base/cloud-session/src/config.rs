@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use aos_cloud_protocol::{Body, Direction, MessageType};
+use aos_cloud_protocol::Direction;
 use aos_ids::SystemId;
 use jiff::Timestamp;
 
@@ -16,27 +16,9 @@ pub struct Now {
     pub wall: Timestamp,
 }
 
-/// What may be dropped when the queue is full: the lowest class first, the oldest of it first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Class {
-    /// Samples; the next ones come anyway.
-    Monitoring,
-    /// Alerts.
-    Alerts,
-    /// Everything else. Never dropped to make room: a new message that finds no room is refused and said so.
-    Durable,
-}
-
-impl Class {
-    /// The class that suits a message.
-    pub const fn of(body: &Body) -> Self {
-        match body.message_type() {
-            MessageType::MonitoringData => Self::Monitoring,
-            MessageType::Alerts => Self::Alerts,
-            _ => Self::Durable,
-        }
-    }
-}
+/// Default of [`Config::remembered`]. More than a queue holds: whatever its sender still has was accepted more
+/// recently than that.
+pub const REMEMBERED: usize = 1024;
 
 /// Settings of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,17 +29,20 @@ pub struct Config {
     pub reads: Direction,
     /// How long an acknowledgement may take before the message is sent again. Counted only while connected.
     pub ack_timeout: Duration,
-    /// How often a message is sent again before it is dropped.
+    /// How often a message is sent again before it is parked or dropped.
     pub resends: u32,
     /// How many nacks a message gets before each further one counts as a lost try.
     pub free_nacks: u32,
+    /// How long a message stays parked before it is tried again on the same connection.
+    pub parked: Duration,
     /// Most messages sent and not yet acknowledged.
     pub window: usize,
     /// Most messages kept, in flight or waiting.
     pub queue_messages: usize,
     /// Most bytes of those messages. A single longer message is taken when there is no other.
     pub queue_bytes: usize,
-    /// How many accepted transactions are remembered to recognise repetitions.
+    /// How many accepted transactions are remembered to recognise repetitions. A message that comes again
+    /// after that many others were accepted is taken for a new one.
     pub remembered: usize,
     /// Most messages delivered and not yet accepted; more are turned away.
     pub undecided: usize,
@@ -76,10 +61,11 @@ impl Config {
             ack_timeout: Duration::from_secs(10),
             resends: 3,
             free_nacks: 10,
+            parked: Duration::from_mins(10),
             window: 32,
             queue_messages: 1000,
             queue_bytes: 16 * 1024 * 1024,
-            remembered: 1024,
+            remembered: REMEMBERED,
             undecided: 256,
             ping_interval: Duration::from_secs(30),
             dead_after: Duration::from_secs(90),

@@ -53,6 +53,11 @@ impl Event<'_> {
         Self::Send { class: Class::of(&envelope.body), envelope: Box::new(envelope) }
     }
 
+    /// Queues a message of a durable outbox: it is never dropped to make room, and parked when out of tries.
+    pub fn keep(envelope: Envelope) -> Self {
+        Self::Send { class: Class::Durable, envelope: Box::new(envelope) }
+    }
+
     /// Opens the connection with `greeting`.
     pub fn connected(greeting: Option<Envelope>) -> Self {
         Self::Connected { greeting: greeting.map(Box::new) }
@@ -70,6 +75,9 @@ pub enum Action {
     Deliver(Box<Envelope>),
     /// A message of ours arrived.
     Acknowledged(Outgoing),
+    /// A durable message of ours is out of tries while the link lives. It is kept and tried again on the next
+    /// connection, or after [`Config::parked`](crate::Config::parked). Comes once per message; report it.
+    Parked(Outgoing, DropReason),
     /// A message of ours is given up.
     Dropped(Outgoing, DropReason),
     /// A frame of the peer changed nothing; log it.
@@ -91,7 +99,7 @@ pub struct Outgoing {
     pub correlation_id: Option<String>,
 }
 
-/// Why a message of ours is given up.
+/// Why a message of ours is given up, or parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {
     /// No acknowledgement after all tries; on a live link this nearly always means that the peer cannot read

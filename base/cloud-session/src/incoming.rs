@@ -1,8 +1,8 @@
 //! What became of received messages: delivered and undecided, or accepted and remembered.
 
-use std::collections::{HashSet, VecDeque};
-
 use aos_ids::Txn;
+
+use crate::memory::Memory;
 
 /// State of a received transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,19 +17,16 @@ pub(crate) enum Known {
 
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    undecided: HashSet<Txn>,
-    accepted: HashSet<Txn>,
-    /// The accepted ones, oldest first.
-    order: VecDeque<Txn>,
-    remembered: usize,
+    /// Few, and mostly none.
+    undecided: Vec<Txn>,
+    accepted: Memory,
 }
 
 impl Incoming {
     pub(crate) fn new(remembered: usize, accepted: impl IntoIterator<Item = Txn>) -> Self {
-        let mut incoming =
-            Self { undecided: HashSet::new(), accepted: HashSet::new(), order: VecDeque::new(), remembered };
+        let mut incoming = Self { undecided: Vec::new(), accepted: Memory::new(remembered) };
         for txn in accepted {
-            incoming.remember(txn);
+            incoming.remember(&txn);
         }
         incoming
     }
@@ -49,28 +46,31 @@ impl Incoming {
     }
 
     pub(crate) fn deliver(&mut self, txn: Txn) {
-        self.undecided.insert(txn);
+        self.undecided.push(txn);
     }
 
     /// Ends the wait for a decision; false when there is none to make.
     pub(crate) fn decide(&mut self, txn: &Txn) -> bool {
-        self.undecided.remove(txn)
+        let Some(at) = self.undecided.iter().position(|undecided| undecided == txn) else { return false };
+        self.undecided.swap_remove(at);
+        if self.undecided.is_empty() {
+            self.undecided = Vec::new();
+        }
+        true
     }
 
-    pub(crate) fn remember(&mut self, txn: Txn) {
-        if self.remembered == 0 || !self.accepted.insert(txn.clone()) {
-            return;
-        }
-        if self.order.len() >= self.remembered
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.accepted.remove(&oldest);
-        }
-        self.order.push_back(txn);
+    pub(crate) fn remember(&mut self, txn: &Txn) {
+        self.accepted.insert(txn);
     }
 
     /// Accepted transactions, oldest first.
-    pub(crate) fn accepted(&self) -> impl Iterator<Item = &Txn> {
-        self.order.iter()
+    pub(crate) fn accepted(&self) -> impl Iterator<Item = Txn> {
+        self.accepted.iter()
+    }
+
+    /// Heap memory, bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let texts = self.undecided.iter().map(|txn| txn.as_str().len()).sum::<usize>();
+        self.undecided.capacity() * size_of::<Txn>() + texts + self.accepted.memory_bytes()
     }
 }

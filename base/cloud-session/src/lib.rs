@@ -23,7 +23,8 @@
 //!         Action::Ping => {}                                  // WebSocket ping
 //!         Action::Deliver(message) => process(message),       // later: Event::Accepted(txn)
 //!         Action::Acknowledged(_about) => {}                  // remove from a durable outbox
-//!         Action::Dropped(_about, _reason) => {}              // log, report
+//!         Action::Parked(_about, _reason) => {}               // log, report; stays in the outbox
+//!         Action::Dropped(_about, _reason) => {}              // log, report, remove from the outbox
 //!         Action::Rejected(_what) => {}                       // log
 //!         Action::Reconnect => {}                             // close the socket
 //!     }
@@ -41,22 +42,32 @@
 //!   [`Event::Accepted`], which it does after the effect is durable. To be exact across restarts, store the
 //!   transaction together with the effect, and hand the last [`Config::remembered`] of them to
 //!   [`Session::new`].
+//!   What comes again after 1024 others were accepted is delivered again; between our ends that cannot be,
+//!   because the sender's queue is shorter and repeats its oldest message first.
 //! * Tries are counted only while connected. Whatever was in flight when a connection broke is sent again on
 //!   the next one, byte for byte.
+//! * A durable message that is out of tries on a live connection is parked ([`Action::Parked`], once): most
+//!   likely the peer cannot read it. It is sent again, after all others and without holding them up, on the
+//!   next connection, or after 10 minutes on the same one (requests that make keys: on the next connection
+//!   only). A newer state, verdict or status about the same instance replaces it. Other messages are dropped
+//!   ([`Action::Dropped`]); a shell whose delta of a `unitStatus` was dropped sends a full one.
 //! * A full `unitStatus`, a `desiredStatus` and an `overrideEnvVars` replace earlier ones of their kind that
 //!   are still queued or unacknowledged ([`DropReason::Superseded`]).
 //! * Kinds whose order matters are in flight one at a time; samples, alerts, log parts and blob addresses
 //!   share a window of 32.
-//! * The queue holds at most 1000 messages and 16 MiB. Monitoring gives way first, then alerts; a durable
-//!   message that finds no room is refused and said so.
+//! * The queue holds at most 1000 messages and 16 MiB. Monitoring gives way first, then alerts; any other
+//!   message that finds no room is refused and said so ([`DropReason::QueueFull`]).
 //! * A tick before [`Session::next_deadline`] does nothing, and every due tick moves the deadline on.
 
 mod config;
 mod event;
 mod incoming;
+mod kinds;
+mod memory;
 mod outgoing;
 mod session;
 
-pub use config::{Class, Config, Now};
+pub use config::{Config, Now, REMEMBERED};
 pub use event::{Action, DropReason, Event, Outgoing, Rejection};
+pub use kinds::Class;
 pub use session::Session;

@@ -24,7 +24,7 @@ fn received_message_is_acknowledged_when_accepted() {
         assert_eq!(end.on(Event::Accepted(txn.clone())), transmits(&ack));
         assert_eq!(end.on(Event::Accepted(txn.clone())), [], "accepted twice");
         assert_eq!(end.receive(&envelope), transmits(&ack), "repetition of an accepted message");
-        assert_eq!(end.session.remembered().collect::<Vec<_>>(), [&txn]);
+        assert_eq!(end.session.remembered().collect::<Vec<_>>(), [txn]);
     }
 }
 
@@ -35,26 +35,50 @@ fn memory_survives_a_restart() {
     let envelope = desired();
     unit.receive(&envelope);
     unit.on(Event::Accepted(envelope.header.txn.clone()));
-    let remembered: Vec<Txn> = unit.session.remembered().cloned().collect();
+    let remembered: Vec<Txn> = unit.session.remembered().collect();
     unit.session = Session::new(Config::unit(system()), remembered);
     unit.on(Event::connected(None));
     assert_eq!(sent(&unit.receive(&envelope)).len(), 1);
 }
 
-/// Only the last 1024 are remembered.
+/// PRO-22: the last 1024 are recognised, and the one before them is taken for new: delivered again.
 #[test]
 fn memory_is_bounded() {
     let mut unit = End::unit().connected();
-    let first = desired();
-    unit.receive(&first);
-    unit.on(Event::Accepted(first.header.txn.clone()));
-    for _ in 0..1024 {
-        let next = desired();
-        unit.receive(&next);
-        unit.on(Event::Accepted(next.header.txn));
+    let all: Vec<Envelope> = (0..=REMEMBERED).map(|_| desired()).collect();
+    for envelope in &all {
+        assert!(matches!(unit.receive(envelope)[..], [Action::Deliver(_)]));
+        assert_eq!(unit.on(Event::Accepted(envelope.header.txn.clone())).len(), 1);
     }
     assert_eq!(unit.session.remembered().count(), 1024);
-    assert!(matches!(unit.receive(&first)[..], [Action::Deliver(_)]));
+    for envelope in &all[1..] {
+        let ack = Envelope::ack(system(), unit.now().wall, &envelope.header.txn);
+        assert_eq!(unit.receive(envelope), transmits(&ack), "recognised, up to the 1024th");
+    }
+    assert!(matches!(unit.receive(&all[0])[..], [Action::Deliver(_)]), "the 1025th is forgotten");
+}
+
+/// What a session costs that a cloud holds ten thousand times, after a status and a desired status went over.
+#[test]
+fn idle_session_is_small() {
+    let mut cloud = End::cloud().connected();
+    let fresh = cloud.session.memory_bytes();
+    let greeting = status(false);
+    cloud.receive(&greeting);
+    cloud.on(Event::Accepted(greeting.header.txn));
+    let target = desired();
+    cloud.on(Event::send(target.clone()));
+    assert!(cloud.session.memory_bytes() > fresh + bytes(&target).len(), "what is queued counts");
+    cloud.ack(&target.header.txn);
+    let idle = cloud.session.memory_bytes();
+    assert!(idle <= fresh + 4 * 16 && idle < 1024, "{idle} bytes, fresh {fresh}");
+    for _ in 0..2000 {
+        let sample = alerts();
+        cloud.receive(&sample);
+        cloud.on(Event::Accepted(sample.header.txn));
+    }
+    let full = cloud.session.memory_bytes();
+    assert!(full <= fresh + 1024 * 16 && full < 18 * 1024, "{full} bytes");
 }
 
 /// DIS-05, D2: a cloud tolerates a nack and sends one only for what is passing; a Unit never sends one.

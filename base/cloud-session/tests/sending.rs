@@ -9,7 +9,7 @@ use aos_cloud_protocol::*;
 use aos_cloud_session::*;
 use support::*;
 
-/// PRO-26, PRO-27, DIS-03, D3: sent at 0, W, 2W, 3W, byte for byte the same; given up at 4W; the link stays.
+/// PRO-26, PRO-27, DIS-03, D3: sent at 0, W, 2W, 3W, byte for byte the same; parked at 4W; the link stays.
 #[test]
 fn unacknowledged_message_is_repeated_three_times() {
     let mut unit = End::unit().connected();
@@ -22,9 +22,9 @@ fn unacknowledged_message_is_repeated_three_times() {
         assert_eq!(action, &Action::Transmit(bytes(&request)));
     }
     assert!(
-        matches!(&seen[3].1, Action::Dropped(about, DropReason::NoAck) if about.txn == request.header.txn)
+        matches!(&seen[3].1, Action::Parked(about, DropReason::NoAck) if about.txn == request.header.txn)
     );
-    assert_eq!(unit.session.outstanding(), 0);
+    assert_eq!(unit.session.outstanding(), 1);
     assert!(unit.session.is_connected());
 }
 
@@ -73,25 +73,26 @@ fn nack_repeats_after_its_pause() {
     assert_eq!(seen.iter().map(|(time, _)| *time).collect::<Vec<_>>(), [11.5, 21.5, 31.5, 41.5]);
 }
 
-/// Endless nacks end: after ten each one counts as a try. Impatient nacks do not make us spin.
+/// PRO-25: endless nacks end: after ten each one counts as a try. Impatient nacks do not make us spin.
 #[test]
 fn nacks_are_not_endless() {
     let mut unit = End::unit().connected();
     let request = state_request();
     let mut actions = unit.on(Event::send(request.clone()));
     let mut copies = 0;
-    while dropped(&actions).is_empty() {
+    while parked(&actions).is_empty() {
         copies += sent(&actions).len();
         assert!(copies <= 14);
         assert_eq!(unit.session.outstanding(), 1);
         actions = unit.nack(&request.header.txn, 0);
-        if dropped(&actions).is_empty() {
+        if parked(&actions).is_empty() {
             assert_eq!(unit.pass(0.099), []);
             actions = unit.pass(0.001).into_iter().map(|(_, action)| action).collect();
         }
     }
     assert_eq!(copies, 14, "ten free ones, then the four tries");
-    assert_eq!(dropped(&actions), [(&request.header.txn, DropReason::Nacked)]);
+    assert_eq!(parked(&actions), [(&request.header.txn, DropReason::Nacked)]);
+    assert_eq!(unit.pass_alive(590.0), [], "then a long pause");
 }
 
 /// Tries are not counted while offline, and nothing at all happens then.
@@ -110,7 +111,7 @@ fn offline_time_costs_no_try() {
     }
     let left: Vec<_> = unit.pass_alive(60.0).into_iter().map(|(_, action)| action).collect();
     assert_eq!(left.len(), 2, "one try and the end were left");
-    assert_eq!(dropped(&left).len(), 1);
+    assert_eq!(parked(&left).len(), 1);
 }
 
 /// PRO-30, PRO-32: the greeting is the first frame of a connection and replaces what it covers.
@@ -166,7 +167,8 @@ fn window_is_bounded() {
     assert_eq!(sent(&unit.ack(&many[3].header.txn)), [many[32].clone()]);
 }
 
-/// The queue is bounded: monitoring gives way first, then alerts, durable messages only by being refused.
+/// The queue is bounded: monitoring gives way first, then alerts, the oldest first; what is left is never
+/// dropped, a new message that finds no room is refused and said so. Parked ones count as durable.
 #[test]
 fn overflow_takes_the_cheapest_first() {
     let mut unit = End::new(Config { queue_messages: 3, ..Config::unit(system()) });
@@ -176,18 +178,26 @@ fn overflow_takes_the_cheapest_first() {
     }
     let newer = monitoring();
     assert_eq!(dropped(&unit.on(Event::send(newer.clone()))), [(&sample.header.txn, DropReason::QueueFull)]);
-    let second = state_request();
-    assert_eq!(dropped(&unit.on(Event::send(second.clone()))), [(&newer.header.txn, DropReason::QueueFull)]);
+    let delta = status(true);
+    assert_eq!(dropped(&unit.on(Event::send(delta.clone()))), [(&newer.header.txn, DropReason::QueueFull)]);
     let late = monitoring();
     assert_eq!(dropped(&unit.on(Event::send(late.clone()))), [(&late.header.txn, DropReason::QueueFull)]);
     let third = state_request();
     assert_eq!(dropped(&unit.on(Event::send(third))), [(&alert.header.txn, DropReason::QueueFull)]);
     let fourth = state_request();
     assert_eq!(dropped(&unit.on(Event::send(fourth.clone()))), [(&fourth.header.txn, DropReason::QueueFull)]);
-    assert_eq!(unit.session.outstanding(), 3);
+    assert_eq!(unit.session.outstanding(), 3, "two requests and a delta of the status");
+
+    let mut unit = End::new(Config { queue_messages: 1, ..Config::unit(system()) }).connected();
+    unit.on(Event::send(new_state(1)));
+    assert_eq!(unit.pass_alive(60.0).len(), 4, "three repetitions, then parked");
+    for envelope in [alerts(), new_state(2), status(true)] {
+        let refused = unit.on(Event::send(envelope.clone()));
+        assert_eq!(dropped(&refused), [(&envelope.header.txn, DropReason::QueueFull)]);
+    }
 }
 
-/// The bytes of the queue are bounded too.
+/// The bytes of the queue are bounded too, in the same order: as many of the cheapest go as are in the way.
 #[test]
 fn queue_is_bounded_in_bytes() {
     let mut unit = End::new(Config { queue_bytes: 1, ..Config::unit(system()) });
@@ -195,6 +205,28 @@ fn queue_is_bounded_in_bytes() {
     let request = state_request();
     assert_eq!(dropped(&unit.on(Event::send(request))).len(), 1);
     assert_eq!(dropped(&unit.on(Event::send(alerts())))[0].1, DropReason::QueueFull);
+    assert_eq!(unit.session.outstanding(), 1);
+
+    let samples = [monitoring(), monitoring(), monitoring()];
+    let alert = alerts();
+    let room = 3 * bytes(&samples[0]).len() + bytes(&alert).len();
+    let mut unit = End::new(Config { queue_bytes: room, ..Config::unit(system()) });
+    for envelope in [&samples[0], &alert, &samples[1], &samples[2]] {
+        assert_eq!(unit.on(Event::send(envelope.clone())), []);
+    }
+    let mut state = new_state(1);
+    let Body::NewState(content) = &mut state.body else { unreachable!() };
+    content.state = "s".repeat(room - bytes(&alert).len() - bytes(&new_state(1)).len());
+    let actions = unit.on(Event::send(state.clone()));
+    let gone: Vec<_> = dropped(&actions).into_iter().map(|(txn, _)| txn).collect();
+    let (samples, alert) = (samples.each_ref().map(|sample| &sample.header.txn), &alert.header.txn);
+    assert_eq!(gone, [samples[0], samples[1], samples[2]]);
+    let mut huge = new_state(2);
+    let Body::NewState(content) = &mut huge.body else { unreachable!() };
+    content.state = "s".repeat(room);
+    let refused = unit.on(Event::send(huge.clone()));
+    assert_eq!(dropped(&refused), [(&huge.header.txn, DropReason::QueueFull)], "nothing goes in vain");
+    assert_eq!(dropped(&unit.on(Event::Withdraw(alert.clone()))), []);
     assert_eq!(unit.session.outstanding(), 1);
 }
 
@@ -227,10 +259,89 @@ fn provisioning_is_not_repeated_on_a_connection() {
     assert_eq!(cloud.pass_alive(35.0), []);
     cloud.on(Event::Disconnected);
     assert_eq!(cloud.on(Event::connected(None)), transmits(&request));
-    assert!(matches!(cloud.pass_alive(20.0)[..], [(_, Action::Dropped(_, DropReason::NoAck))]));
+    assert!(matches!(cloud.pass_alive(20.0)[..], [(_, Action::Parked(_, DropReason::NoAck))]));
+    assert_eq!(cloud.pass_alive(7200.0), [], "parked until the next connection");
+    cloud.on(Event::Disconnected);
+    assert_eq!(cloud.on(Event::connected(None)), transmits(&request));
+    assert_eq!(cloud.pass_alive(7200.0), [], "and told once");
+    assert!(matches!(cloud.ack(&request.header.txn)[..], [Action::Acknowledged(_)]), "a late ack counts");
 }
 
-/// Invalid messages are acknowledged and reported once, unreadable ones dropped, foreign ones told apart
+/// PRO-26: a durable message out of tries waits for the next connection, or ten minutes for one more try; it is
+/// told once. An acknowledgement that comes late still settles it.
+#[test]
+fn parked_message_is_tried_again() {
+    let mut unit = End::unit().connected();
+    let request = state_request();
+    unit.on(Event::send(request.clone()));
+    let seen = unit.pass_alive(40.0);
+    assert_eq!(seen.len(), 4);
+    assert!(matches!(seen[3].1, Action::Parked(_, DropReason::NoAck)));
+    let copies: Vec<f64> = unit.pass_alive(3600.0).into_iter().map(|(time, _)| time).collect();
+    assert_eq!(copies, [640.0, 1250.0, 1860.0, 2470.0, 3080.0], "one try, its 10 s, then 600 s");
+    for _ in 0..3 {
+        unit.on(Event::Disconnected);
+        assert_eq!(unit.session.next_deadline(), None);
+        assert_eq!(unit.on(Event::connected(None)), transmits(&request));
+        assert_eq!(unit.pass_alive(300.0), [], "parked again without a word");
+    }
+    assert!(matches!(unit.ack(&request.header.txn)[..], [Action::Acknowledged(_)]));
+    assert_eq!(unit.session.outstanding(), 0);
+}
+
+/// A message that the peer cannot read does not hold up others of its kind, follows them on the next
+/// connection, and gives way to a newer one about the same thing. What is not durable is dropped.
+#[test]
+fn parked_message_holds_up_nothing() {
+    let mut unit = End::unit().connected();
+    let poison = [new_state(1), new_state(2), new_state(3)];
+    for envelope in &poison {
+        unit.on(Event::send(envelope.clone()));
+    }
+    let gone: usize = unit
+        .pass_alive(120.0)
+        .iter()
+        .filter(|(_, action)| !parked(std::slice::from_ref(action)).is_empty())
+        .count();
+    assert_eq!(gone, 3, "one after the other, 40 s each");
+    let good = new_state(4);
+    assert_eq!(unit.on(Event::send(good.clone())), transmits(&good));
+    unit.on(Event::Disconnected);
+    assert_eq!(
+        sent(&unit.on(Event::connected(None))),
+        [good.clone(), poison[0].clone()],
+        "doubtful ones last, one at a time"
+    );
+    unit.ack(&good.header.txn);
+    assert_eq!(unit.pass_alive(10.0), [(10.0 + 120.0, Action::Transmit(bytes(&poison[1])))]);
+    let newer = new_state(2);
+    let actions = unit.on(Event::send(newer.clone()));
+    assert_eq!(dropped(&actions), [(&poison[1].header.txn, DropReason::Superseded)]);
+    assert_eq!(sent(&actions), [newer, poison[2].clone()]);
+
+    let mut unit = End::unit().connected();
+    let delta = status(true);
+    unit.on(Event::send(delta.clone()));
+    let seen: Vec<Action> = unit.pass_alive(60.0).into_iter().map(|(_, action)| action).collect();
+    assert_eq!(dropped(&seen), [(&delta.header.txn, DropReason::NoAck)]);
+    let mut unit = End::unit().connected();
+    unit.on(Event::keep(delta.clone()));
+    let seen: Vec<Action> = unit.pass_alive(60.0).into_iter().map(|(_, action)| action).collect();
+    assert_eq!(parked(&seen), [(&delta.header.txn, DropReason::NoAck)], "the outbox decides");
+}
+
+/// A newer state that waits behind a message out of tries takes its place at once.
+#[test]
+fn message_with_a_successor_is_not_parked() {
+    let mut unit = End::unit().connected();
+    let (old, new) = (new_state(1), new_state(1));
+    unit.on(Event::send(old.clone()));
+    unit.on(Event::send(new.clone()));
+    let seen: Vec<Action> = unit.pass_alive(40.0).into_iter().map(|(_, action)| action).collect();
+    assert_eq!(dropped(&seen), [(&old.header.txn, DropReason::Superseded)]);
+    assert_eq!(sent(&seen).last(), Some(&new));
+}
+
 /// A message that nobody waits for any more is withdrawn without a word.
 #[test]
 fn withdrawn_message_is_forgotten() {

@@ -34,8 +34,8 @@ impl Memory {
     }
 
     /// Keeps what a session had accepted.
-    pub(crate) fn keep<'a>(&self, unit_id: &str, accepted: impl Iterator<Item = &'a Txn>) {
-        let mut accepted: Vec<Txn> = accepted.cloned().collect();
+    pub(crate) fn keep(&self, unit_id: &str, accepted: impl Iterator<Item = Txn>) {
+        let mut accepted: Vec<Txn> = accepted.collect();
         accepted.drain(..accepted.len().saturating_sub(TRANSACTIONS));
         let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
         if units.transactions.insert(unit_id.to_owned(), accepted).is_none() {

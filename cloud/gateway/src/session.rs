@@ -190,6 +190,10 @@ impl Running<'_> {
                     self.acknowledged(&about.txn).await?;
                     Ok(())
                 }
+                Action::Parked(about, reason) => {
+                    tracing::error!(unit = self.unit(), "{} {} waits: {reason}", about.kind, about.txn);
+                    Ok(())
+                }
                 Action::Dropped(about, reason) => {
                     self.dropped(about.kind, &about.txn, reason);
                     Ok(())

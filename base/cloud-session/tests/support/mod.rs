@@ -105,6 +105,16 @@ pub fn state_request() -> Envelope {
     }))
 }
 
+pub fn new_state(instance: u64) -> Envelope {
+    message(Body::NewState(InstanceStateData {
+        item: Some(AosIdentity::by_id("i")),
+        subject: Some(AosIdentity::by_id("s")),
+        instance,
+        state_checksum: StateChecksum::from_bytes(&[0; 28]),
+        state: String::new(),
+    }))
+}
+
 pub fn alerts() -> Envelope {
     message(Body::Alerts(Alerts::default()))
 }
@@ -135,6 +145,14 @@ pub fn dropped(actions: &[Action]) -> Vec<(&Txn, DropReason)> {
         _ => None,
     });
     dropped.collect()
+}
+
+pub fn parked(actions: &[Action]) -> Vec<(&Txn, DropReason)> {
+    let parked = actions.iter().filter_map(|action| match action {
+        Action::Parked(about, reason) => Some((&about.txn, *reason)),
+        _ => None,
+    });
+    parked.collect()
 }
 
 pub fn sent(actions: &[Action]) -> Vec<Envelope> {

@@ -18,6 +18,24 @@ pub enum StoreError {
         #[source]
         source: rusqlite::Error,
     },
+    /// The change was made, but could not be kept.
+    #[error("the change could not be made durable")]
+    Commit(#[source] std::sync::Arc<StoreError>),
+    /// Another change that shared the transaction made the database give up all of it.
+    #[error("the database gave up the whole transaction")]
+    Undone,
+    /// A file beside the database failed.
+    #[error(transparent)]
+    File(#[from] aos_durable::DurableError),
+    /// The folder of received logs cannot be read.
+    #[error("cannot read the folder {}", .path.display())]
+    Folder {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A stored document cannot be read back.
     #[error("a stored {what} is damaged")]
     Damaged {

@@ -2,9 +2,14 @@
 //! state, blobs and an audit trail.
 //!
 //! One thread owns the SQLite connection; [`Store`] is a cheap handle that sends it jobs through a bounded
-//! queue, so every method is one atomic transaction and all of them are in one order. A method returns only
-//! after its effects are on disk. Whoever wants to know when a Unit changed watches its [`UnitSignal`];
-//! there is no polling. Times are microseconds since 1970 UTC unless a name says otherwise.
+//! queue, so every method is one atomic step and all of them are in one order. Jobs that wait share a commit;
+//! a method returns only after its effects are on disk. Whoever wants to know when a Unit changed watches
+//! its [`UnitSignal`]; there is no polling. Times are microseconds since 1970 UTC unless a name says
+//! otherwise.
+//!
+//! A message of a Unit takes effect through [`Store::receive`], which keeps its transaction in the same
+//! step; a message to a Unit that must not be lost is put into the outbox ([`Work::push`]) in the step that
+//! causes it.
 //!
 //! Secrets (node passwords, blob keys) arrive here already sealed; enrolment tokens are stored as hashes.
 
@@ -13,7 +18,11 @@ mod assignments;
 mod blobs;
 mod certificates;
 mod error;
+mod flows;
 mod items;
+mod log_files;
+mod outbox;
+mod receipts;
 mod records;
 mod schema;
 mod sessions;
@@ -27,10 +36,12 @@ pub use blobs::{Blob, Served};
 pub use certificates::{Certificate, Holder, NewCertificate};
 pub use error::StoreError;
 pub use items::{Item, NewItem, NewVersion, VersionAdded, VersionRow};
+pub use outbox::{MAX_BYTES, MAX_ROWS, NewOutgoing, OutboxRow};
+pub use receipts::{REMEMBERED, Receipt, Received};
 pub use records::{AuditEntry, now_micros};
 pub use sessions::OnlineStatus;
 pub use status::{DesiredRow, StatusRow, UnitView};
-pub use thread::Store;
+pub use thread::{Store, Work};
 pub use units::{NewNode, NewUnit, Node, Unit, UnitSignal};
 
 #[cfg(test)]

@@ -1,51 +1,76 @@
 //! The thread that owns the connection, and the handle that gives it work.
+//!
+//! Jobs that wait are run together: each in a savepoint of its own, all in one transaction, so that they
+//! share one sync of the disk. A job that fails undoes only itself. Callers are answered and watchers told
+//! after the commit, never before; when the commit fails, every job of the batch has failed.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use aos_durable::{Database, Migrations};
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::StoreError;
+use crate::log_files::LogFiles;
 use crate::schema::SCRIPTS;
 use crate::units::{UnitSignal, signal};
 
 /// Jobs that may wait; who comes later waits for room.
-const QUEUE: usize = 256;
+const QUEUE: usize = 1024;
+/// Jobs that share one commit. More would only make the first of them wait.
+const BATCH: usize = 256;
 /// Watched Units after which watches that nobody holds any more are dropped.
 const SWEEP_AT: usize = 1024;
 
-type Job = Box<dyn FnOnce(&mut Owner) + Send>;
+/// Runs inside a transaction, or only learns why there is none.
+type Job = Box<dyn FnOnce(Result<&Connection, Arc<StoreError>>, &mut Touched) -> Answer + Send>;
+/// Answers the caller of a job, knowing how the commit went.
+type Answer = Box<dyn FnOnce(&Result<(), Arc<StoreError>>)>;
+
+enum Order {
+    Work(Job),
+    Watch(String, oneshot::Sender<Result<watch::Receiver<UnitSignal>, StoreError>>),
+}
 
 /// Handle to the store. Clones share one connection; the database closes with the last one.
 #[derive(Clone)]
 pub struct Store {
-    jobs: mpsc::Sender<Job>,
+    orders: mpsc::Sender<Order>,
+    deadline: watch::Receiver<i64>,
+    pub(crate) files: Arc<LogFiles>,
 }
 
-/// What the thread owns.
-struct Owner {
-    connection: Connection,
-    watched: HashMap<String, watch::Sender<UnitSignal>>,
+/// What a job changed that others wait for.
+#[derive(Default)]
+struct Touched {
+    units: HashSet<String>,
+    deadline: Option<i64>,
 }
 
-/// One transaction: the connection, and which Units it changes.
-pub(crate) struct Work<'a> {
-    pub(crate) sql: Transaction<'a>,
-    touched: HashSet<String>,
+/// One job inside a transaction: the connection, and which Units it changes.
+pub struct Work<'a> {
+    pub(crate) sql: &'a Connection,
+    touched: Touched,
 }
 
 impl Work<'_> {
     /// Marks a visible change of a Unit; its watchers hear of it after the commit.
     pub(crate) fn touch(&mut self, unit_id: &str) -> Result<(), StoreError> {
-        if self.touched.insert(unit_id.to_owned()) {
+        if self.touched.units.insert(unit_id.to_owned()) {
             self.sql
                 .prepare_cached("UPDATE units SET revision = revision + 1 WHERE id = ?1")
                 .and_then(|mut statement| statement.execute([unit_id]))
                 .map_err(sql("count a change"))?;
         }
         Ok(())
+    }
+
+    /// Something has to be looked at again at `deadline` (microseconds since 1970 UTC).
+    pub(crate) fn wake_at(&mut self, deadline: i64) {
+        let earliest = self.touched.deadline.map_or(deadline, |known| known.min(deadline));
+        self.touched.deadline = Some(earliest);
     }
 }
 
@@ -55,74 +80,179 @@ pub(crate) fn sql(what: &'static str) -> impl Fn(rusqlite::Error) -> StoreError 
 }
 
 impl Store {
-    /// Opens the database at `path`, bringing its schema up to date, and starts the owning thread.
-    /// All Units are offline until their sessions open again.
+    /// Opens the database at `path`, bringing its schema up to date, and starts the owning thread. Received
+    /// logs lie in the folder `logs` beside it. All Units are offline until their sessions open again.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = Database::open(path, &Migrations::new(SCRIPTS)).map_err(StoreError::Open)?;
-        connection.set_prepared_statement_cache_capacity(64);
+        connection.set_prepared_statement_cache_capacity(128);
         connection
             .execute("UPDATE units SET online_status = 'Offline' WHERE online_status <> 'Offline'", [])
             .map_err(sql("reset sessions"))?;
-        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
-        let mut owner = Owner { connection, watched: HashMap::new() };
+        let files = Arc::new(LogFiles::open(&path.with_file_name("logs"), &connection)?);
+        let (wake, deadline) = watch::channel(i64::MAX);
+        let (orders, queue) = mpsc::channel(QUEUE);
+        let owner = Owner { connection, watched: HashMap::new(), wake };
         std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || {
-                while let Some(job) = queue.blocking_recv() {
-                    job(&mut owner);
-                }
-            })
+            .spawn(move || owner.run(queue))
             .map_err(StoreError::Thread)?;
-        Ok(Self { jobs })
+        Ok(Self { orders, deadline, files })
     }
 
-    /// Runs `work` as one transaction on the owning thread; rolled back when it returns an error.
-    pub(crate) async fn transact<T: Send + 'static>(
+    /// Runs `work` as one atomic step on the owning thread; undone when it returns an error. On return it is
+    /// on disk.
+    pub async fn transact<T, E>(
         &self,
-        work: impl FnOnce(&mut Work<'_>) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let (answer, result) = oneshot::channel();
-        let job: Job = Box::new(move |owner| {
-            // The caller may have gone; what it asked for is done all the same.
-            let _ = answer.send(owner.transact(work));
+        work: impl FnOnce(&mut Work<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (caller, result) = oneshot::channel();
+        let job: Job = Box::new(move |connection, touched| {
+            let outcome = match connection {
+                Ok(connection) => in_savepoint(connection, touched, work),
+                Err(error) => Err(StoreError::Commit(error).into()),
+            };
+            Box::new(move |commit| {
+                let outcome = match (outcome, commit) {
+                    (Ok(_), Err(error)) => Err(StoreError::Commit(Arc::clone(error)).into()),
+                    (outcome, _) => outcome,
+                };
+                // The caller may have gone; what it asked for is done all the same.
+                let _ = caller.send(outcome);
+            })
         });
-        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        self.orders.send(Order::Work(job)).await.map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Follows the changes of a Unit. The first value is the present one.
     pub async fn watch_unit(&self, unit_id: &str) -> Result<watch::Receiver<UnitSignal>, StoreError> {
-        let (answer, result) = oneshot::channel();
-        let unit_id = unit_id.to_owned();
-        let job: Job = Box::new(move |owner| {
-            let _ = answer.send(owner.watch(unit_id));
-        });
-        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        let (caller, result) = oneshot::channel();
+        let order = Order::Watch(unit_id.to_owned(), caller);
+        self.orders.send(order).await.map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Follows the deadlines that new work sets: each value is one of them, microseconds since 1970 UTC.
+    pub fn watch_deadlines(&self) -> watch::Receiver<i64> {
+        self.deadline.clone()
     }
 }
 
+/// Runs one job; what it did is undone when it fails.
+fn in_savepoint<T, E: From<StoreError>>(
+    connection: &Connection,
+    touched: &mut Touched,
+    work: impl FnOnce(&mut Work<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    step(connection, "SAVEPOINT job", "begin a job")?;
+    let mut unit_of_work = Work { sql: connection, touched: Touched::default() };
+    match work(&mut unit_of_work) {
+        Ok(value) => {
+            let Work { touched: own, .. } = unit_of_work;
+            step(connection, "RELEASE job", "end a job")?;
+            touched.units.extend(own.units);
+            touched.deadline = touched.deadline.into_iter().chain(own.deadline).min();
+            Ok(value)
+        }
+        Err(error) => {
+            // SQLite ends the transaction by itself after some errors; then there is nothing to undo.
+            if !connection.is_autocommit() {
+                step(connection, "ROLLBACK TO job", "undo a job")?;
+                step(connection, "RELEASE job", "undo a job")?;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn step(connection: &Connection, statement: &str, what: &'static str) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(statement)
+        .and_then(|mut statement| statement.execute([]))
+        .map(|_| ())
+        .map_err(sql(what))
+}
+
+/// What the thread owns.
+struct Owner {
+    connection: Connection,
+    watched: HashMap<String, watch::Sender<UnitSignal>>,
+    wake: watch::Sender<i64>,
+}
+
 impl Owner {
-    fn transact<T>(
-        &mut self,
-        work: impl FnOnce(&mut Work<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let (value, touched) = {
-            let sql = self
-                .connection
-                .transaction_with_behavior(TransactionBehavior::Immediate)
-                .map_err(sql("begin a transaction"))?;
-            let mut unit_of_work = Work { sql, touched: HashSet::new() };
-            // Dropping an uncommitted transaction rolls it back.
-            let value = work(&mut unit_of_work)?;
-            let Work { sql: transaction, touched } = unit_of_work;
-            transaction.commit().map_err(|source| StoreError::Sql { what: "commit", source })?;
-            (value, touched)
-        };
-        for unit_id in touched {
+    fn run(mut self, mut queue: mpsc::Receiver<Order>) {
+        let mut next = None;
+        while let Some(order) = next.take().or_else(|| queue.blocking_recv()) {
+            match order {
+                Order::Watch(unit_id, caller) => {
+                    let _ = caller.send(self.watch(unit_id));
+                }
+                Order::Work(first) => {
+                    let mut batch = vec![first];
+                    while batch.len() < BATCH {
+                        match queue.try_recv() {
+                            Ok(Order::Work(job)) => batch.push(job),
+                            // A watch sees what was committed: the batch ends before it.
+                            Ok(watch) => {
+                                next = Some(watch);
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    self.commit(batch);
+                }
+            }
+        }
+    }
+
+    /// Runs a batch. A job that makes SQLite give up the whole transaction takes those before it along;
+    /// those after it start anew.
+    fn commit(&mut self, batch: Vec<Job>) {
+        let mut jobs = batch.into_iter().peekable();
+        while jobs.peek().is_some() {
+            let mut answers = Vec::new();
+            let mut touched = Touched::default();
+            let mut outcome =
+                step(&self.connection, "BEGIN IMMEDIATE", "begin a transaction").map_err(Arc::new);
+            for job in jobs.by_ref() {
+                let connection = outcome.as_ref().map(|()| &self.connection).map_err(Arc::clone);
+                answers.push(job(connection, &mut touched));
+                if outcome.is_ok() && self.connection.is_autocommit() {
+                    outcome = Err(Arc::new(StoreError::Undone));
+                    break;
+                }
+            }
+            if outcome.is_ok() {
+                outcome = step(&self.connection, "COMMIT", "commit").map_err(Arc::new);
+                if outcome.is_err()
+                    && !self.connection.is_autocommit()
+                    && let Err(error) = step(&self.connection, "ROLLBACK", "roll back")
+                {
+                    tracing::error!("the database is left in a broken transaction: {error}");
+                }
+            }
+            if outcome.is_ok() {
+                self.tell(touched);
+            }
+            for answer in answers {
+                answer(&outcome);
+            }
+        }
+    }
+
+    fn tell(&mut self, touched: Touched) {
+        for unit_id in touched.units {
             self.notify(&unit_id);
         }
-        Ok(value)
+        if let Some(deadline) = touched.deadline {
+            self.wake.send_replace(deadline);
+        }
     }
 
     fn notify(&mut self, unit_id: &str) {

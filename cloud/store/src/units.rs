@@ -36,6 +36,8 @@ pub struct Unit {
     pub online: OnlineStatus,
     /// When that changed last, microseconds.
     pub online_changed_at: Option<i64>,
+    /// True when sensitive messages go to it as envelopes for its offline key.
+    pub enveloped: bool,
 }
 
 /// What watchers of a Unit see.
@@ -49,6 +51,8 @@ pub struct UnitSignal {
     pub session: i64,
     /// True while the Unit may hold a session.
     pub admitted: bool,
+    /// Number of the newest message in the Unit's outbox; grows with each.
+    pub outbox: i64,
 }
 
 /// A node of a Unit as registered.
@@ -91,7 +95,7 @@ pub struct NewUnit {
 }
 
 const COLUMNS: &str = "id, system_uid, status, company_id, model_name, model_version, subject_id, \
-     created_at, revision, session, online_status, online_changed_at";
+     created_at, revision, session, online_status, online_changed_at, enveloped";
 
 fn unit(row: &Row<'_>) -> rusqlite::Result<Unit> {
     let status: String = row.get(2)?;
@@ -109,6 +113,7 @@ fn unit(row: &Row<'_>) -> rusqlite::Result<Unit> {
         session: row.get(9)?,
         online: OnlineStatus::from_word(&online),
         online_changed_at: row.get(11)?,
+        enveloped: row.get(12)?,
     })
 }
 
@@ -122,7 +127,7 @@ pub(crate) fn find(work: &Work<'_>, key: &str) -> Result<Option<Unit>, StoreErro
 
 pub(crate) fn signal(connection: &Connection, unit_id: &str) -> Result<UnitSignal, StoreError> {
     connection
-        .prepare_cached("SELECT revision, target, session, status FROM units WHERE id = ?1")
+        .prepare_cached("SELECT revision, target, session, status, outbox FROM units WHERE id = ?1")
         .and_then(|mut statement| {
             statement
                 .query_row([unit_id], |row| {
@@ -132,6 +137,7 @@ pub(crate) fn signal(connection: &Connection, unit_id: &str) -> Result<UnitSigna
                         target: row.get(1)?,
                         session: row.get(2)?,
                         admitted: status == "provisioned",
+                        outbox: row.get(4)?,
                     })
                 })
                 .optional()

@@ -80,7 +80,9 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
         identity: iam.identity(ONLINE),
         system_id: system_id.clone(),
     };
-    let (cloud, cloud_events, cloud_task) = communication::open(config, sources)?;
+    let coordinator_db = db()?;
+    let stored = communication::Stored::load(&coordinator_db)?;
+    let (cloud, cloud_events, cloud_task) = communication::open(config, sources, stored)?;
     let (networks, network_task) = networkmanager::open(db()?, config)?;
     let store = Store::open(&config.install_path)?;
     let image_parts = imagemanager::Parts {
@@ -106,7 +108,7 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
     let coordinator = Coordinator::open(
         config,
         coordinator::Parts {
-            db: db()?,
+            db: coordinator_db,
             cloud,
             cloud_events,
             images,

@@ -6,13 +6,15 @@
 
 use std::path::Path;
 
+use aos_cloud_protocol::MessageType;
 use aos_durable::{Database, DurableError, Migrations};
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The schema; scripts are only ever appended.
-const MIGRATIONS: Migrations = Migrations::new(&[include_str!("database/001_first.sql")]);
+const MIGRATIONS: Migrations =
+    Migrations::new(&[include_str!("database/001_first.sql"), include_str!("database/002_link.sql")]);
 
 /// The update's position and wish.
 pub const UPDATE: &str = "update";
@@ -31,6 +33,18 @@ pub enum StoreError {
     /// A value could not be written as JSON.
     #[error("writing a record as JSON")]
     Json(#[from] serde_json::Error),
+    /// A message to the cloud cannot be written.
+    #[error("writing a {kind} for the cloud")]
+    Message {
+        /// Its kind.
+        kind: MessageType,
+        /// Why.
+        #[source]
+        source: aos_cloud_protocol::WriteError,
+    },
+    /// The cloud has not acknowledged what is kept for it, and there is no room for more.
+    #[error("no room for another {0} until the cloud has acknowledged earlier messages")]
+    OutboxFull(MessageType),
 }
 
 /// Opens the database; a damaged one is put aside, since everything in it is asked for again by the cloud or

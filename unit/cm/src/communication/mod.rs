@@ -7,6 +7,7 @@
 mod connector;
 mod discovery;
 mod log;
+pub mod outbox;
 mod questions;
 mod task;
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use aos_cloud_protocol::{BlobInfo, Body, Envelope, UnitStatus};
 use aos_ids::{Digest, SystemId, Txn};
 use aos_tls::IdentitySlot;
+use rusqlite::Connection;
 use rustls::RootCertStore;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,6 +26,7 @@ use self::log::MessageLog;
 use self::questions::Questions;
 pub use self::task::Task;
 use crate::config::Config;
+use crate::database::StoreError;
 use crate::transport::Dialer;
 
 /// Commands that may wait.
@@ -38,8 +41,55 @@ pub enum Command {
     Send(Box<Body>, Option<String>),
     /// Ask where a blob is.
     BlobUrls(Digest, oneshot::Sender<Result<BlobInfo, BlobUrlError>>),
+}
+
+/// What the cloud link is told and must not miss. Their number is bounded by the outbox, and by the messages
+/// of the cloud that may be undecided.
+#[derive(Debug)]
+pub enum Durable {
+    /// Send a message that is in the outbox.
+    Send(Box<Envelope>),
     /// A delivered message is kept.
     Accepted(Txn),
+}
+
+/// What the task is told, of either kind.
+enum Told {
+    Command(Command),
+    Durable(Durable),
+}
+
+/// Both ways to the task.
+struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    durable: mpsc::UnboundedReceiver<Durable>,
+}
+
+impl Inbox {
+    /// The next of them, nothing when nobody is left to tell anything.
+    async fn next(&mut self) -> Option<Told> {
+        tokio::select! {
+            biased;
+            durable = self.durable.recv() => durable.map(Told::Durable),
+            command = self.commands.recv() => command.map(Told::Command),
+        }
+    }
+}
+
+/// What is known from earlier runs.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Messages that the cloud has not acknowledged, oldest first.
+    pub outbox: Vec<Envelope>,
+    /// Transactions of the cloud that have taken effect, oldest first.
+    pub remembered: Vec<Txn>,
+}
+
+impl Stored {
+    /// Reads both.
+    pub fn load(db: &Connection) -> Result<Self, StoreError> {
+        Ok(Self { outbox: outbox::load(db)?, remembered: outbox::remembered(db)? })
+    }
 }
 
 /// Why the cloud did not say where a blob is.
@@ -67,6 +117,10 @@ pub enum Event {
     Message(Box<Envelope>),
     /// A message that could be read but means nothing, in words. It has been acknowledged.
     Refused(String),
+    /// Kept messages that the cloud has acknowledged: they need not be kept any more.
+    Acknowledged(Vec<Txn>),
+    /// A kept message that the cloud does not acknowledge, in words. It stays kept.
+    Parked(String),
 }
 
 /// State of the link, for people.
@@ -89,6 +143,7 @@ pub struct CloudState {
 #[derive(Debug, Clone)]
 pub struct Communication {
     commands: mpsc::Sender<Command>,
+    durable: mpsc::UnboundedSender<Durable>,
     connected: watch::Receiver<bool>,
     state: watch::Receiver<CloudState>,
 }
@@ -99,11 +154,15 @@ impl Communication {
         self.commands.try_send(Command::Send(Box::new(body), correlation_id)).is_ok()
     }
 
-    /// Says that a message is kept. The cloud repeats a message whose acknowledgement finds no room.
+    /// Sends a message that was put into the outbox. Its row goes when the cloud has acknowledged it.
+    pub fn send_kept(&self, envelope: Envelope) {
+        // A task that is gone finds it in the outbox when it starts again.
+        let _ = self.durable.send(Durable::Send(Box::new(envelope)));
+    }
+
+    /// Says that a message of the cloud is kept.
     pub fn accepted(&self, txn: Txn) {
-        if self.commands.try_send(Command::Accepted(txn)).is_err() {
-            tracing::warn!("an acknowledgement could not be queued");
-        }
+        let _ = self.durable.send(Durable::Accepted(txn));
     }
 
     /// Asks where a blob is.
@@ -140,8 +199,10 @@ pub struct Sources {
 pub fn open(
     config: &Config,
     sources: Sources,
+    stored: Stored,
 ) -> Result<(Communication, mpsc::Receiver<Event>, Task), aos_tls::TlsError> {
     let (commands, command_receiver) = mpsc::channel(COMMANDS);
+    let (durable, durable_receiver) = mpsc::unbounded_channel();
     let (events, event_receiver) = mpsc::channel(EVENTS);
     let (connected, connected_receiver) = watch::channel(false);
     let state = CloudState { state: "waiting", url: None, since: now_text(), last_error: None, queued: 0 };
@@ -151,7 +212,9 @@ pub fn open(
         fallback: config.service_discovery_url.clone(),
     };
     let task = Task {
-        commands: command_receiver,
+        inbox: Inbox { commands: command_receiver, durable: durable_receiver },
+        stored,
+        acknowledged: Vec::new(),
         events,
         connected,
         state,
@@ -162,7 +225,7 @@ pub fn open(
         log: config.cloud_message_log.clone().map(MessageLog::new),
         connector: Connector::new(Dialer::new(&sources.roots, &sources.slot)?, configured),
     };
-    let way = Communication { commands, connected: connected_receiver, state: state_receiver };
+    let way = Communication { commands, durable, connected: connected_receiver, state: state_receiver };
     Ok((way, event_receiver, task))
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use aos_backoff::Backoff;
 use aos_cloud_protocol::{Body, Envelope, RequestBlobUrls};
 use aos_cloud_session::{Action, Config as SessionConfig, Event as Input, Now, Rejection, Session};
-use aos_ids::SystemId;
+use aos_ids::{SystemId, Txn};
 use aos_supervise::Shutdown;
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use super::connector::{ConnectError, Connector, Socket};
 use super::log::MessageLog;
 use super::questions::Questions;
-use super::{BlobUrlError, CloudState, Command, Event, now_text};
+use super::{BlobUrlError, CloudState, Command, Durable, Event, Inbox, Stored, Told, now_text, outbox};
 
 /// Shortest and longest time between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(10));
@@ -35,7 +35,9 @@ const GREETING_TIME: Duration = Duration::from_secs(10);
 
 /// The task.
 pub struct Task {
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) inbox: Inbox,
+    pub(super) stored: Stored,
+    pub(super) acknowledged: Vec<Txn>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) connected: watch::Sender<bool>,
     pub(super) state: watch::Sender<CloudState>,
@@ -143,11 +145,9 @@ impl Task {
     /// Waits for the Unit's identity and its `online` certificate; messages wait with us.
     async fn wait_for_identity(&mut self, stop: &Shutdown) -> Option<(SystemId, Session)> {
         loop {
-            if let Some(id) = self.system_id.borrow_and_update().clone()
-                && self.identity.borrow().is_some()
-            {
-                let config = SessionConfig { ack_timeout: self.wait, ..SessionConfig::unit(id.clone()) };
-                return Some((id, Session::new(config, [])));
+            let id = self.system_id.borrow_and_update().clone().filter(|_| self.identity.borrow().is_some());
+            if let Some(id) = id {
+                return Some((id.clone(), self.session(id)));
             }
             tokio::select! {
                 () = stop.wait() => return None,
@@ -157,6 +157,26 @@ impl Task {
         }
     }
 
+    /// A session that knows what earlier runs left.
+    fn session(&mut self, system_id: SystemId) -> Session {
+        let stored = std::mem::take(&mut self.stored);
+        let config = SessionConfig {
+            ack_timeout: self.wait,
+            remembered: outbox::REMEMBERED as usize,
+            ..SessionConfig::unit(system_id.clone())
+        };
+        let mut session = Session::new(config, stored.remembered);
+        for envelope in stored.outbox {
+            if envelope.header.system_id == system_id {
+                session.on(now(), Input::send(envelope));
+            } else {
+                tracing::warn!("a message of another identity of this Unit is not sent");
+                self.acknowledged.push(envelope.header.txn);
+            }
+        }
+        session
+    }
+
     async fn connect(
         &mut self,
         system_id: &SystemId,
@@ -164,13 +184,13 @@ impl Task {
         session: &mut Session,
         stop: &Shutdown,
     ) -> Option<Result<(Socket, String), ConnectError>> {
-        let Self { connector, commands, state, .. } = self;
+        let Self { connector, inbox, state, .. } = self;
         let mut attempt = std::pin::pin!(connector.connect(system_id, leaf));
         loop {
             tokio::select! {
                 () = stop.wait() => return None,
                 result = &mut attempt => return Some(result),
-                command = commands.recv() => queue_offline(command?, system_id, session, state),
+                told = inbox.next() => queue_offline(told?, system_id, session, state),
             }
         }
     }
@@ -195,8 +215,8 @@ impl Task {
                         return true;
                     }
                 }
-                command = self.commands.recv() => match command {
-                    Some(command) => queue_offline(command, &system_id, session, &self.state),
+                told = self.inbox.next() => match told {
+                    Some(told) => queue_offline(told, &system_id, session, &self.state),
                     None => return false,
                 },
             }
@@ -260,8 +280,9 @@ impl Task {
                     }
                     continue;
                 }
-                command = self.commands.recv() => match command {
-                    Some(command) => self.command(command, system_id, session),
+                told = self.inbox.next() => match told {
+                    Some(Told::Command(command)) => self.command(command, system_id, session),
+                    Some(Told::Durable(durable)) => session.on(now(), input(durable)),
                     None => break End::Stopped,
                 },
                 frame = socket.next() => match frame {
@@ -304,7 +325,6 @@ impl Task {
             Command::Send(body, correlation) => {
                 session.on(now(), Input::send(envelope(system_id, *body, correlation)))
             }
-            Command::Accepted(txn) => session.on(now(), Input::Accepted(txn)),
             Command::BlobUrls(digest, answer) => {
                 let exchange = self.questions.ask(digest, answer);
                 let body = Body::RequestBlobUrls(RequestBlobUrls { digests: vec![digest] });
@@ -338,7 +358,12 @@ impl Task {
                         return Err(Broken::Stopping);
                     }
                 }
-                Action::Acknowledged(_) => {}
+                Action::Acknowledged(about) => {
+                    let _ = self.events.send(Event::Acknowledged(vec![about.txn])).await;
+                }
+                Action::Parked(about, reason) => {
+                    tracing::error!("message {} {} waits for another try: {reason}", about.kind, about.txn);
+                }
                 Action::Dropped(about, reason) => {
                     tracing::warn!("message {} {} given up: {reason}", about.kind, about.txn);
                 }
@@ -360,17 +385,21 @@ fn envelope(system_id: &SystemId, body: Body, correlation: Option<String>) -> En
     Envelope { correlation_id: correlation, ..envelope }
 }
 
+fn input(durable: Durable) -> Input<'static> {
+    match durable {
+        Durable::Send(envelope) => Input::send(*envelope),
+        Durable::Accepted(txn) => Input::Accepted(txn),
+    }
+}
+
 /// What can be done without a link: messages wait in the session.
-fn queue_offline(
-    command: Command,
-    system_id: &SystemId,
-    session: &mut Session,
-    state: &watch::Sender<CloudState>,
-) {
-    let input = match command {
-        Command::Send(body, correlation) => Input::send(envelope(system_id, *body, correlation)),
-        Command::Accepted(txn) => Input::Accepted(txn),
-        Command::BlobUrls(_, answer) => {
+fn queue_offline(told: Told, system_id: &SystemId, session: &mut Session, state: &watch::Sender<CloudState>) {
+    let input = match told {
+        Told::Durable(durable) => input(durable),
+        Told::Command(Command::Send(body, correlation)) => {
+            Input::send(envelope(system_id, *body, correlation))
+        }
+        Told::Command(Command::BlobUrls(_, answer)) => {
             let _ = answer.send(Err(BlobUrlError::Offline));
             return;
         }

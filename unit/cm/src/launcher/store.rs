@@ -5,12 +5,12 @@ use rusqlite::Connection;
 use super::records::{Change, Key, Record};
 use crate::database::StoreError;
 
-/// Stores all changes or none.
+/// Stores all changes or none, as part of a transaction when there is one.
 pub fn apply(db: &mut Connection, changes: &[Change]) -> Result<(), StoreError> {
     if changes.is_empty() {
         return Ok(());
     }
-    let transaction = db.transaction()?;
+    let transaction = db.savepoint()?;
     for ((ident, version), record) in changes {
         let ident = serde_json::to_string(ident)?;
         match record {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::configuring::Configured;
+use super::keeping::AfterCommit;
 use super::machine::{Action, Event, Machine, UpdateState};
 use super::status::{Reporter, Snapshot};
 use crate::communication::{self, Communication};
@@ -103,6 +104,8 @@ pub struct Coordinator {
     pub(super) configured: (mpsc::Sender<Configured>, mpsc::Receiver<Configured>),
     pub(super) certificate: String,
     pub(super) unit_config_file: PathBuf,
+    /// What the link is told when the open transaction is committed.
+    pub(super) after_commit: AfterCommit,
     machine_timer: Option<Instant>,
     /// Instances that are starting since the start of the process are given up then.
     start_timer: Option<Instant>,
@@ -136,6 +139,7 @@ impl Coordinator {
             configured: mpsc::channel(4),
             certificate: config.cert_storage.clone(),
             unit_config_file: config.unit_config_file.clone(),
+            after_commit: AfterCommit::default(),
             machine_timer: None,
             start_timer: Some(now + config.nodes_connection_timeout),
             expire_timer: now,
@@ -269,6 +273,8 @@ impl Coordinator {
             communication::Event::Disconnected => self.reporter.disconnected(),
             communication::Event::Message(envelope) => self.on_message(*envelope)?,
             communication::Event::Refused(why) => self.report_refused(&why),
+            communication::Event::Acknowledged(txns) => self.acknowledged(&txns)?,
+            communication::Event::Parked(what) => self.report(&what),
         }
         Ok(())
     }

@@ -24,29 +24,29 @@ fn not_supported() -> ErrorInfo {
 }
 
 impl Coordinator {
-    /// Handles a message and says that it is kept; after that the cloud will not send it again.
-    pub(super) fn on_message(&mut self, envelope: Envelope) -> Result<(), CoordinatorError> {
+    /// Handles a message, within the transaction that also notes that it was received.
+    pub(super) fn handle(&mut self, envelope: Envelope) -> Result<(), CoordinatorError> {
         let kind = envelope.body.message_type();
-        let (txn, correlation) = (envelope.header.txn, envelope.correlation_id);
+        let correlation = envelope.correlation_id;
         match envelope.body {
             Body::DesiredStatus(status) => self.on_desired(status)?,
             Body::RequestLog(request) => self.on_log_request(&request, correlation.as_ref()),
-            Body::OverrideEnvVars(wish) => self.on_env_vars(&wish, correlation),
+            Body::OverrideEnvVars(wish) => self.on_env_vars(&wish, correlation)?,
             Body::StartProvisioningRequest(request) => {
                 let answer = StartProvisioningResponse {
                     node: request.node,
                     error_info: Some(not_supported()),
                     csrs: vec![],
                 };
-                self.send(Body::StartProvisioningResponse(answer), correlation);
+                self.answer(Body::StartProvisioningResponse(answer), correlation)?;
             }
             Body::FinishProvisioningRequest(request) => {
                 let answer = NodeOutcome { node: request.node, error_info: Some(not_supported()) };
-                self.send(Body::FinishProvisioningResponse(answer), correlation);
+                self.answer(Body::FinishProvisioningResponse(answer), correlation)?;
             }
             Body::DeprovisioningRequest(request) => {
                 let answer = NodeOutcome { node: request.node, error_info: Some(not_supported()) };
-                self.send(Body::DeprovisioningResponse(answer), correlation);
+                self.answer(Body::DeprovisioningResponse(answer), correlation)?;
             }
             Body::IssuedUnitCertificates(issued) => {
                 let refused = |one: aos_cloud_protocol::IssuedCertificate| InstalledCertificate {
@@ -58,12 +58,11 @@ impl Coordinator {
                 let certificates: Vec<_> = issued.certificates.into_iter().map(refused).collect();
                 if !certificates.is_empty() {
                     let answer = InstallUnitCertificatesConfirmation { certificates };
-                    self.send(Body::InstallUnitCertificatesConfirmation(answer), correlation);
+                    self.answer(Body::InstallUnitCertificatesConfirmation(answer), correlation)?;
                 }
             }
             _ => tracing::warn!("{kind} is not supported by this Unit yet; acknowledged and left"),
         }
-        self.parts.cloud.accepted(txn);
         Ok(())
     }
 
@@ -84,8 +83,7 @@ impl Coordinator {
     /// Tells the cloud that a message of its was acknowledged but not carried out. The protocol has no answer
     /// for that; an alert of this component reaches the operator.
     pub(super) fn report_refused(&mut self, why: &str) {
-        let Some(node) = self.parts.main_node.borrow().clone() else { return };
-        self.alerts.push_core(&node, &format!("message of the cloud refused: {why}"), Instant::now());
+        self.report(&format!("message of the cloud refused: {why}"));
     }
 
     fn differs(&self, desired: &Desired) -> bool {
@@ -184,7 +182,11 @@ impl Coordinator {
         });
     }
 
-    fn on_env_vars(&self, wish: &OverrideEnvVars, correlation: Option<String>) {
+    fn on_env_vars(
+        &mut self,
+        wish: &OverrideEnvVars,
+        correlation: Option<String>,
+    ) -> Result<(), CoordinatorError> {
         let mut statuses = Vec::new();
         for ((ident, _), record) in self.launcher.records() {
             if record.node.is_none() || ident.kind != ItemKind::Service {
@@ -206,6 +208,6 @@ impl Coordinator {
                 error_info: Some(not_supported()),
             }));
         }
-        self.send(Body::OverrideEnvVarsStatus(OverrideEnvVarsStatus { statuses }), correlation);
+        self.answer(Body::OverrideEnvVarsStatus(OverrideEnvVarsStatus { statuses }), correlation)
     }
 }

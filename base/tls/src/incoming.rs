@@ -1,10 +1,13 @@
 //! Listeners that give out finished connections.
 //!
 //! Handshakes run beside one another, bounded in number and time, and a failing one only costs a log line.
-//! The number of open connections is bounded too; what comes beyond waits in the kernel's queue.
+//! One address may hold only a part of them: who comes beyond that from there is turned away, so that a few
+//! hosts which never finish their handshakes keep nobody else out. The number of open connections is bounded
+//! too; what comes beyond waits in the kernel's queue. [`ListenerCounts`] tells how it goes.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,11 +18,12 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use crate::counts::{Failure, ListenerCounts};
 use crate::{ConnectionPeer, PeerIdentity, TlsError};
 
 /// Pause after a failed accept (for example no file descriptors left), so that it cannot spin.
@@ -39,6 +43,8 @@ pub enum Protocol {
 pub struct Limits {
     /// Handshakes at the same time.
     pub handshakes: usize,
+    /// Handshakes at the same time from one IPv4 address or one IPv6 network of 64 bits.
+    pub handshakes_per_address: usize,
     /// Connections at the same time, those in the handshake included.
     pub connections: usize,
     /// Time a handshake may take.
@@ -47,7 +53,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { handshakes: 16, connections: 256, handshake_time: Duration::from_secs(10) }
+        Self {
+            handshakes: 16,
+            handshakes_per_address: 16,
+            connections: 256,
+            handshake_time: Duration::from_secs(10),
+        }
     }
 }
 
@@ -59,6 +70,9 @@ pub struct Incoming {
     limits: Limits,
     open: Arc<Semaphore>,
     handshakes: JoinSet<Option<ServerConnection>>,
+    /// Where the handshakes under way come from.
+    shaking: HashMap<Id, IpAddr>,
+    counts: Arc<ListenerCounts>,
 }
 
 impl Incoming {
@@ -92,7 +106,8 @@ impl Incoming {
         let local = listener.local_addr().map_err(failed)?;
         let limits = Limits::default();
         let open = Arc::new(Semaphore::new(limits.connections));
-        Ok(Self { listener, local, tls, limits, open, handshakes: JoinSet::new() })
+        let (handshakes, shaking, counts) = (JoinSet::new(), HashMap::new(), Arc::default());
+        Ok(Self { listener, local, tls, limits, open, handshakes, shaking, counts })
     }
 
     /// Other bounds than the default ones.
@@ -107,23 +122,43 @@ impl Incoming {
         self.local
     }
 
+    /// What it counts.
+    pub fn counts(&self) -> Arc<ListenerCounts> {
+        Arc::clone(&self.counts)
+    }
+
     /// The next ready connection. Never fails and may be cancelled at any time without losing one.
     pub async fn accept(&mut self) -> ServerConnection {
         loop {
             tokio::select! {
-                Some(done) = self.handshakes.join_next() => {
-                    if let Ok(Some(connection)) = done {
+                Some(done) = self.handshakes.join_next_with_id() => {
+                    let (id, connection) = match done {
+                        Ok((id, connection)) => (id, connection),
+                        Err(error) => (error.id(), None),
+                    };
+                    self.shaking.remove(&id);
+                    if let Some(connection) = connection {
                         return connection;
                     }
                 }
                 (stream, address, permit) = next_stream(&self.listener, &self.open),
                     if self.handshakes.len() < self.limits.handshakes =>
                 {
+                    let slot = Slot::new(permit, Arc::clone(&self.counts));
                     let Some(tls) = &self.tls else {
-                        return ServerConnection::plain(stream, address, permit);
+                        let peer = ConnectionPeer { address, identity: None };
+                        return ServerConnection { stream: Stage::Plain(stream), peer, _slot: slot.taken() };
                     };
-                    let handshake = handshake(tls.clone(), stream, address, permit, self.limits.handshake_time);
-                    self.handshakes.spawn(handshake);
+                    let source = source(address.ip());
+                    let under_way = self.shaking.values().filter(|from| **from == source).count();
+                    if under_way >= self.limits.handshakes_per_address {
+                        self.counts.failed(Failure::Address);
+                        tracing::debug!("connection from {address} refused: too many handshakes from there");
+                        continue;
+                    }
+                    let handshake = handshake(tls.clone(), stream, address, slot, self.limits.handshake_time);
+                    let id = self.handshakes.spawn(handshake).id();
+                    self.shaking.insert(id, source);
                 }
             }
         }
@@ -159,31 +194,75 @@ async fn next_stream(
     }
 }
 
+/// What counts as one address: hosts have a whole IPv6 network of 64 bits to themselves.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 async fn handshake(
     tls: TlsAcceptor,
     stream: TcpStream,
     address: SocketAddr,
-    permit: Option<OwnedSemaphorePermit>,
+    slot: Slot,
     time: Duration,
 ) -> Option<ServerConnection> {
+    let counts = Arc::clone(&slot.counts);
     match tokio::time::timeout(time, tls.accept(stream)).await {
         Ok(Ok(stream)) => match PeerIdentity::from_session(stream.get_ref().1) {
             Ok(identity) => {
                 let peer = ConnectionPeer { address, identity: identity.map(Arc::new) };
-                Some(ServerConnection { stream: Stage::Tls(Box::new(stream)), peer, _permit: permit })
+                let stream = Stage::Tls(Box::new(stream));
+                Some(ServerConnection { stream, peer, _slot: slot.taken() })
             }
             Err(error) => {
+                counts.failed(Failure::Certificate);
                 tracing::warn!("connection from {address} refused: {error}");
                 None
             }
         },
         Ok(Err(error)) => {
+            counts.failed(Failure::Tls);
             tracing::warn!("TLS handshake with {address} failed: {error}");
             None
         }
         Err(_) => {
+            counts.failed(Failure::Time);
             tracing::warn!("TLS handshake with {address} took too long");
             None
+        }
+    }
+}
+
+/// The place of a connection among those that may be open; free again when it is dropped.
+struct Slot {
+    _permit: Option<OwnedSemaphorePermit>,
+    counts: Arc<ListenerCounts>,
+    taken: bool,
+}
+
+impl Slot {
+    fn new(permit: Option<OwnedSemaphorePermit>, counts: Arc<ListenerCounts>) -> Self {
+        Self { _permit: permit, counts, taken: false }
+    }
+
+    /// The connection is ready and given out.
+    fn taken(mut self) -> Self {
+        self.taken = true;
+        self.counts.opened();
+        self
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.taken {
+            self.counts.closed();
         }
     }
 }
@@ -197,18 +276,19 @@ enum Stage {
 pub struct ServerConnection {
     stream: Stage,
     peer: ConnectionPeer,
-    _permit: Option<OwnedSemaphorePermit>,
+    _slot: Slot,
 }
 
 impl ServerConnection {
-    fn plain(stream: TcpStream, address: SocketAddr, permit: Option<OwnedSemaphorePermit>) -> Self {
-        let peer = ConnectionPeer { address, identity: None };
-        Self { stream: Stage::Plain(stream), peer, _permit: permit }
-    }
-
     /// Where it comes from.
     pub fn peer(&self) -> &ConnectionPeer {
         &self.peer
+    }
+
+    /// Drops what is known of the client's certificate, for a connection that lives long after it was
+    /// looked at.
+    pub fn forget_identity(&mut self) {
+        self.peer.identity = None;
     }
 }
 

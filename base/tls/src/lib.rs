@@ -7,6 +7,7 @@
 //! costs memory. TLS 1.2 and 1.3, aws-lc-rs underneath. No HTTP client lives here.
 
 mod config;
+mod counts;
 mod error;
 mod grpc;
 mod identity;
@@ -17,6 +18,7 @@ pub use config::{
     ClientAuth, HostCheck, ServerIdentity, client_config, client_config_hot, provider, roots_from_pem,
     roots_from_pem_file, server_config,
 };
+pub use counts::ListenerCounts;
 pub use error::TlsError;
 pub use grpc::{ClientTlsStream, connect_tcp_tls, grpc_channel, grpc_server, plain_grpc_channel};
 pub use identity::{ConnectionPeer, IdentitySlot, PeerIdentity, peer_of};

@@ -28,10 +28,18 @@ const DRAIN: Duration = Duration::from_millis(800);
 const BOOTSTRAP: i64 = 30 * 24 * 3600 * 1_000_000;
 /// Time between two looks at the end of the server certificate.
 const RENEWAL: Duration = Duration::from_hours(12);
-const UNIT_LIMITS: Limits =
-    Limits { handshakes: 64, connections: 16 * 1024, handshake_time: Duration::from_secs(10) };
-const CLIENT_LIMITS: Limits =
-    Limits { handshakes: 32, connections: 1024, handshake_time: Duration::from_secs(10) };
+const UNIT_LIMITS: Limits = Limits {
+    handshakes: 128,
+    handshakes_per_address: 64,
+    connections: 16 * 1024,
+    handshake_time: Duration::from_secs(10),
+};
+const CLIENT_LIMITS: Limits = Limits {
+    handshakes: 32,
+    handshakes_per_address: 32,
+    connections: 1024,
+    handshake_time: Duration::from_secs(10),
+};
 
 /// A started cloud: all listeners are bound.
 pub struct Cloud {

@@ -8,7 +8,7 @@ use rcgen::SerialNumber;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::authority::Authority;
 use crate::{
@@ -159,7 +159,12 @@ async fn identities_are_swapped_without_a_restart() {
 #[tokio::test]
 async fn a_stalled_handshake_ends_in_time_and_holds_up_nobody() {
     let ca = Authority::new("CA");
-    let limits = Limits { handshakes: 2, connections: 3, handshake_time: Duration::from_millis(300) };
+    let limits = Limits {
+        handshakes: 2,
+        handshakes_per_address: 2,
+        connections: 3,
+        handshake_time: Duration::from_millis(300),
+    };
     let incoming = listen(&server_config(ca.issue("server"), ClientAuth::None).unwrap()).await;
     let (port, _came) = greet(incoming.with_limits(limits));
 
@@ -174,6 +179,55 @@ async fn a_stalled_handshake_ends_in_time_and_holds_up_nobody() {
         crowd.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
     }
     assert_eq!(greeting(port, client(&ca, None), "server").await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_all_handshakes() {
+    let ca = Authority::new("CA");
+    let limits = Limits {
+        handshakes: 4,
+        handshakes_per_address: 2,
+        connections: 16,
+        handshake_time: Duration::from_mins(1),
+    };
+    let incoming = listen(&server_config(ca.issue("server"), ClientAuth::None).unwrap()).await;
+    let counts = incoming.counts();
+    let (port, _came) = greet(incoming.with_limits(limits));
+
+    let mut silent = vec![];
+    for _ in 0..2 {
+        silent.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    // The third from there is turned away long before its handshake could time out; others get in.
+    let mut third = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let ended = tokio::time::timeout(DEADLINE, third.read(&mut [0; 16])).await.unwrap();
+    assert!(matches!(ended, Ok(0) | Err(_)));
+    assert_eq!(counts.failures()[3], ("address", 1));
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let stream = other.connect(([127, 0, 0, 1], port).into()).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from("server").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(client(&ca, None));
+    let mut text = String::new();
+    connector.connect(name, stream).await.unwrap().read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hello");
+
+    // Who gives up frees its place.
+    silent.clear();
+    let work = async {
+        while greeting(port, client(&ca, None), "server").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, work).await.unwrap();
+    assert_eq!(counts.accepted(), 2);
+    assert_eq!(counts.failures()[0].1, 2, "the silent ones");
+    let closed = async {
+        while counts.open() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, closed).await.unwrap();
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ mod envelope;
 mod enveloped;
 mod identity;
 mod lenient;
+pub mod limits;
 mod link;
 mod logs;
 mod monitoring;

@@ -82,6 +82,8 @@ pub(crate) struct Queue {
     window: usize,
     max_messages: usize,
     max_bytes: usize,
+    /// Messages sent, and repetitions of them, over all connections.
+    sent: (u64, u64),
 }
 
 impl Queue {
@@ -96,11 +98,16 @@ impl Queue {
             window: config.window.max(1),
             max_messages: config.queue_messages.max(1),
             max_bytes: config.queue_bytes,
+            sent: (0, 0),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    pub(crate) fn sent(&self) -> (u64, u64) {
+        self.sent
     }
 
     /// Heap memory, bytes.
@@ -244,7 +251,8 @@ impl Queue {
     fn launch(&mut self, at: usize, now: Instant) -> Option<Bytes> {
         let entry = self.entries.get_mut(at)?;
         entry.state = State::InFlight(now + self.ack_timeout);
-        entry.sent = true;
+        let again = std::mem::replace(&mut entry.sent, true);
+        *(if again { &mut self.sent.1 } else { &mut self.sent.0 }) += 1;
         Some(entry.bytes.clone())
     }
 
@@ -302,6 +310,7 @@ impl Queue {
                     entry.state = State::InFlight(now + self.ack_timeout);
                     if !once_per_connection(entry.about.kind) {
                         fates.push(Fate::Resend(entry.bytes.clone()));
+                        self.sent.1 += 1;
                     }
                 }
                 _ => {}

@@ -50,6 +50,11 @@ impl Session {
         self.queue.len()
     }
 
+    /// Messages of ours sent so far, and how often one of them was sent again. Without acknowledgements.
+    pub fn sent(&self) -> (u64, u64) {
+        self.queue.sent()
+    }
+
     /// Memory of the session, bytes: itself and what it keeps on the heap, as counted from capacities. An
     /// idle one that accepted a message and had one of its own acknowledged takes less than 1 KiB; every
     /// remembered transaction that is a UUID adds 16 bytes, so that a session never idles above 18 KiB.

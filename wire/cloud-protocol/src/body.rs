@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::lenient::{self, FieldError};
@@ -68,6 +68,14 @@ macro_rules! messages {
 
             pub(crate) fn read(kind: MessageType, data: Value) -> Result<Self, FieldError> {
                 match kind { $(MessageType::$variant => lenient::from_value(data).map(Self::$variant),)+ }
+            }
+
+            /// Reads the content from any deserializer.
+            pub(crate) fn read_from<'de, D: Deserializer<'de>>(
+                kind: MessageType,
+                data: D,
+            ) -> Result<Self, D::Error> {
+                match kind { $(MessageType::$variant => <$content>::deserialize(data).map(Self::$variant),)+ }
             }
         }
 

@@ -4,8 +4,11 @@
 //! the name depends on the object: nodes and runtimes go by `codename`, what the cloud delivers goes by
 //! `id`, what a Unit came with goes by `codename`. The accessors here hold that rule once.
 
+use std::fmt;
+
 use aos_ids::{IdError, ItemId, NodeId, OwnerId, SubjectId};
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What an identity is. Only the first eight are ever written: other peers refuse the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -37,8 +40,14 @@ pub enum IdentityType {
 impl IdentityType {
     /// Reads a word in any letter case, also in the form `AosService`; unknown words are `None`.
     pub fn parse(word: &str) -> Option<Self> {
-        let lower = word.to_ascii_lowercase();
-        Some(match lower.strip_prefix("aos").unwrap_or(&lower) {
+        Self::exactly(word).or_else(|| {
+            let lower = word.to_ascii_lowercase();
+            Self::exactly(lower.strip_prefix("aos").unwrap_or(&lower))
+        })
+    }
+
+    fn exactly(word: &str) -> Option<Self> {
+        Some(match word {
             "component" => Self::Component,
             "service" => Self::Service,
             "layer" => Self::Layer,
@@ -151,9 +160,28 @@ fn not_written(kind: &Option<IdentityType>) -> bool {
     matches!(kind, None | Some(IdentityType::Fleet | IdentityType::NodeSubject))
 }
 
-fn known_type<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<IdentityType>, D::Error> {
-    let word = Option::<String>::deserialize(deserializer)?;
-    Ok(word.as_deref().and_then(IdentityType::parse))
+fn known_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IdentityType>, D::Error> {
+    let word = Option::<TypeWord>::deserialize(deserializer)?;
+    Ok(word.and_then(|word| word.0))
+}
+
+/// A word that may be the name of a type.
+struct TypeWord(Option<IdentityType>);
+
+impl<'de> Deserialize<'de> for TypeWord {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Word;
+        impl Visitor<'_> for Word {
+            type Value = TypeWord;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a word")
+            }
+            fn visit_str<E>(self, word: &str) -> Result<TypeWord, E> {
+                Ok(TypeWord(IdentityType::parse(word)))
+            }
+        }
+        deserializer.deserialize_str(Word)
+    }
 }
 
 /// Operating system of a node or runtime.

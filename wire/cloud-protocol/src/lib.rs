@@ -99,3 +99,10 @@ pub use unit_config::{
     UnitConfig,
 };
 pub use write::{WriteError, write};
+
+// Tests inside the crate use the same samples as those outside, which name the crate.
+#[cfg(test)]
+extern crate self as aos_cloud_protocol;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;

@@ -1,11 +1,13 @@
 //! `monitoringData`: samples and state changes of nodes and instances.
 
+use std::fmt;
+
 use aos_status::{InstanceState, NodeState};
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::Value;
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{AosIdentity, lenient};
+use crate::AosIdentity;
 
 /// Samples since the last message.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -129,15 +131,38 @@ pub struct PartitionUsage {
     pub used_size: u64,
 }
 
-/// A whole number, or the nearest one to a fraction.
+/// A whole number, or the nearest one to a fraction; also as text.
 fn rounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    if let Ok(whole) = lenient::from_value(value.clone()) {
-        return Ok(whole);
+    deserializer.deserialize_any(Amount)
+}
+
+struct Amount;
+
+impl Visitor<'_> for Amount {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an amount")
     }
-    match lenient::from_value::<f64>(value) {
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<u64, E> {
+        Ok(value)
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<u64, E> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "range checked")]
-        Ok(value) if (0.0..9.0e18).contains(&value) => Ok(value.round() as u64),
-        _ => Err(de::Error::custom("no amount")),
+        if (0.0..9.0e18).contains(&value) {
+            Ok(value.round() as u64)
+        } else {
+            Err(E::invalid_value(de::Unexpected::Float(value), &self))
+        }
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
+        let text = text.trim();
+        match text.parse() {
+            Ok(value) => Ok(value),
+            Err(_) => self.visit_f64(text.parse().unwrap_or(f64::NAN)),
+        }
     }
 }

@@ -1,4 +1,6 @@
-//! Reading a frame.
+//! Reading a frame: fast when it is in the usual form, tolerantly when it is not.
+
+mod fast;
 
 use aos_ids::{SystemId, Txn};
 use serde::Deserialize;
@@ -76,6 +78,14 @@ pub fn read(frame: &[u8], direction: Direction) -> Result<Envelope, ReadError> {
     if frame.len() > MAX_FRAME {
         return Err(Unreadable::TooLong(frame.len()).into());
     }
+    match fast::read(frame, direction) {
+        Some(envelope) => Ok(envelope),
+        None => read_tolerantly(frame, direction),
+    }
+}
+
+/// Reads whatever the frame makes of the rules; every reason for a refusal comes from here.
+fn read_tolerantly(frame: &[u8], direction: Direction) -> Result<Envelope, ReadError> {
     let mut value = bounded::parse(frame).map_err(|error| Unreadable::Json(short(error.to_string())))?;
     let mut part =
         |name| lenient::take_member(&mut value, name).filter(Value::is_object).ok_or(Unreadable::Part(name));
@@ -132,3 +142,6 @@ fn read_header(value: Value) -> Result<Header, Unreadable> {
 fn short(text: impl AsRef<str>) -> String {
     text.as_ref().chars().take(200).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,10 @@
 //! The Unit configuration inside `desiredStatus`: alert rules, resource ratios, labels and priorities.
 
+use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::AosIdentity;
 
@@ -158,6 +160,28 @@ fn write_seconds<S: Serializer>(timeout: &Duration, serializer: S) -> Result<S::
 }
 
 fn read_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    aos_duration_text::parse(text.trim()).map_err(de::Error::custom)
+    deserializer.deserialize_any(Seconds)
+}
+
+/// A number of seconds, or the text of a duration.
+struct Seconds;
+
+impl Visitor<'_> for Seconds {
+    type Value = Duration;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of seconds or the text of a duration")
+    }
+
+    fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Duration, E> {
+        self.visit_str(&seconds.to_string())
+    }
+
+    fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Duration, E> {
+        self.visit_str(&seconds.to_string())
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+        aos_duration_text::parse(text.trim()).map_err(E::custom)
+    }
 }

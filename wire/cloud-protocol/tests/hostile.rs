@@ -6,40 +6,8 @@ mod support;
 
 use aos_cloud_protocol::*;
 use proptest::prelude::*;
-use proptest::strategy::ValueTree;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use rand_like::Numbers;
-use serde_json::{Value, json};
-
-/// A small deterministic generator, so that a failure can be repeated by its number.
-mod rand_like {
-    pub struct Numbers(pub u64);
-
-    impl Numbers {
-        pub fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        }
-
-        pub fn below(&mut self, bound: usize) -> usize {
-            usize::try_from(self.next() % (bound.max(1) as u64)).unwrap()
-        }
-    }
-}
-
-/// The example messages, or random ones of ours where the examples are missing.
-fn corpus() -> Vec<Vec<u8>> {
-    if let Some(examples) = support::examples() {
-        return examples.into_iter().map(|example| example.text).collect();
-    }
-    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let frames = (0..60).map(|_| support::messages::envelope().new_tree(&mut runner).unwrap().current());
-    frames.map(|envelope| write(&envelope).unwrap()).collect()
-}
+use serde_json::json;
+use support::mutate::{Numbers, corpus, mutated_bytes, mutated_value, values};
 
 /// Whatever is read can be written and read again.
 fn check(frame: &[u8]) {
@@ -64,83 +32,22 @@ fn mutated_bytes_never_panic() {
     let corpus = corpus();
     let mut numbers = Numbers(7);
     for _ in 0..20_000 {
-        let mut frame = corpus[numbers.below(corpus.len())].clone();
-        for _ in 0..=numbers.below(4) {
-            let at = numbers.below(frame.len());
-            match numbers.below(6) {
-                0 => frame[at] = u8::try_from(numbers.below(256)).unwrap(),
-                1 => frame.truncate(at),
-                2 => drop(frame.remove(at)),
-                3 => frame.insert(at, b"{}[]\",:0-e.n\\"[numbers.below(13)]),
-                4 => {
-                    let end = (at + numbers.below(200)).min(frame.len());
-                    let piece = frame[at..end].to_vec();
-                    let to = numbers.below(frame.len());
-                    frame.splice(to..to, piece);
-                }
-                _ => frame[at] ^= 1 << numbers.below(8),
-            }
-            if frame.is_empty() {
-                break;
-            }
-        }
-        check(&frame);
+        check(&mutated_bytes(&corpus, &mut numbers));
     }
 }
 
 #[test]
 fn mutated_values_never_panic() {
-    let corpus: Vec<Value> = corpus().iter().map(|frame| serde_json::from_slice(frame).unwrap()).collect();
-    let odd = [
-        json!(null),
-        json!(true),
-        json!(0),
-        json!(-1),
-        json!(u64::MAX),
-        json!(i64::MIN),
-        json!(1.5),
-        json!(1e300),
-        json!(-0.0),
-        json!(""),
-        json!("x".repeat(5000)),
-        json!("\u{0}\u{7f}\u{202e}"),
-        json!("2026-03-04T08:02:10+25:99"),
-        json!("-9999-01-01T00:00:00Z"),
-        json!([]),
-        json!({}),
-        json!([[[[[]]]]]),
-        json!({"node": {"node": {}}}),
-    ];
+    let corpus = values(&corpus());
     let mut numbers = Numbers(11);
     for _ in 0..20_000 {
-        let mut value = corpus[numbers.below(corpus.len())].clone();
-        for _ in 0..=numbers.below(3) {
-            let odd = odd[numbers.below(odd.len())].clone();
-            replace_somewhere(&mut value["data"], &mut numbers, odd);
-        }
+        let value = mutated_value(&corpus, &mut numbers);
         let frame = serde_json::to_vec(&value).unwrap();
         check(&frame);
         // The header is intact, so the message can always be answered.
         if value["data"].is_object() {
             assert!(!matches!(read(&frame, Direction::Both), Err(ReadError::Unreadable(_))));
         }
-    }
-}
-
-fn replace_somewhere(value: &mut Value, numbers: &mut Numbers, odd: Value) {
-    let deeper = numbers.below(4) > 0;
-    match value {
-        Value::Object(members) if deeper && !members.is_empty() => {
-            let at = numbers.below(members.len());
-            if let Some(member) = members.values_mut().nth(at) {
-                replace_somewhere(member, numbers, odd);
-            }
-        }
-        Value::Array(entries) if deeper && !entries.is_empty() => {
-            let at = numbers.below(entries.len());
-            replace_somewhere(&mut entries[at], numbers, odd);
-        }
-        other => *other = odd,
     }
 }
 

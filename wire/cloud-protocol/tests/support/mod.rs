@@ -5,6 +5,7 @@
 mod downward;
 pub mod frames;
 pub mod messages;
+pub mod mutate;
 mod parts;
 mod upward;
 

@@ -5,7 +5,7 @@ CARGO ?= cargo
 DEMO_EXIT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-debug demo test bench test-full lint spec
+.PHONY: help setup build build-debug sdk-tools demo test bench test-full lint spec
 
 help: ## show this list
 	@echo "Targets:"
@@ -29,11 +29,14 @@ build-debug: setup
 	cp target/debug/aos target/debug/aos-secondary
 	$(CARGO) build --locked --workspace --bins
 
+sdk-tools: setup
+	@tests/sdk-tools.sh
+
 lint: setup ## formatting and clippy, as the tests demand it
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-test: lint build-debug ## formatting, lints and all tests; ends with a summary line
+test: lint build-debug sdk-tools ## formatting, lints and all tests; ends with a summary line
 	@tests/run.sh
 
 spec: ## write the tests that cite a promise into SPECIFICATION.md

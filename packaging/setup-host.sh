@@ -25,6 +25,7 @@ need iproute2 command -v ip
 need util-linux command -v nsenter
 need procps test -x /usr/bin/kill
 need busybox-static installed busybox-static
+need python3-venv python3 -c 'import venv, ensurepip'
 if ! command -v cc >/dev/null; then missing+=(gcc libc6-dev); fi
 for package in "$@"; do need "$package" installed "$package"; done
 

@@ -21,6 +21,7 @@ pub mod operator;
 pub mod poller;
 pub mod process;
 pub mod registry;
+pub mod sdk;
 pub mod service;
 pub mod site;
 pub mod stage;

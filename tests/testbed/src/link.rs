@@ -67,6 +67,12 @@ impl Link {
         Self::new(&inside, loopback(port), Place::Host, loopback(port))
     }
 
+    /// Port `port` of the box's loopback leads to `target` as seen from the host.
+    pub fn outward_to(node: &NodeBox, port: u16, target: SocketAddr) -> Result<Self> {
+        let inside = Place::Inside(Arc::new(node.network()?));
+        Self::new(&inside, loopback(port), Place::Host, target)
+    }
+
     /// A port of the host's loopback (any free one, see [`Link::address`]) leads to `target` as seen inside
     /// the box.
     pub fn inward(node: &NodeBox, target: SocketAddr) -> Result<Self> {

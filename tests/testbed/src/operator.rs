@@ -87,6 +87,17 @@ impl Operator {
         })
     }
 
+    /// Creates a user of `role` for `company`, as the administrator, and returns its one-time token.
+    pub fn user_token(&self, role: &str, company: &str) -> Result<String> {
+        let name = format!("{role}-{}", company.to_lowercase());
+        let create = ["--output", "json", "user", "create", "--role", role, "--company", company];
+        let text = self.run_as("admin", &[&create[..], &["--username", &name]].concat())?;
+        let created: Value = serde_json::from_str(&text)
+            .map_err(|source| Error::Json { what: "the output of aosctl".to_owned(), source })?;
+        let token = created.get("token").and_then(Value::as_str);
+        token.map(str::to_owned).ok_or_else(|| Error::Unexpected("the new user got no token".to_owned()))
+    }
+
     /// The status document of a Unit.
     pub fn unit_status(&self, system_id: &str) -> Result<Value> {
         self.get(&format!("units/{system_id}/status/"))

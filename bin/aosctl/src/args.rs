@@ -1,8 +1,15 @@
 //! The command line as types; help texts live here and nowhere else.
 
+mod operate;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use self::operate::{
+    Alerts, EnvCommand, Logs, NodeCommand, NodeSwitch, NodeTask, Renew, Scope, StateCommand, StateOf,
+    UnitConfigCommand, Wait,
+};
 
 /// Operate an AosEdge cloud: enrol users, provision Units, publish items, assign them and watch.
 #[derive(Debug, Parser)]
@@ -58,6 +65,27 @@ pub enum Command {
         /// Codename or id of the item.
         item: String,
     },
+    /// Fetch logs of a Unit.
+    Logs(Box<Logs>),
+    /// Override environment variables of instances.
+    #[command(subcommand)]
+    Env(EnvCommand),
+    /// Look at and replace the states of instances.
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Show what a Unit has raised alarm about.
+    Alerts(Alerts),
+    /// Show what nodes and instances of a Unit use.
+    Monitoring {
+        /// System ID or cloud id of the Unit.
+        unit: String,
+    },
+    /// Provision and deprovision secondary nodes, pause and resume nodes.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Set and show the configuration of a Unit's nodes.
+    #[command(subcommand)]
+    UnitConfig(UnitConfigCommand),
 }
 
 #[derive(Debug, Args)]
@@ -141,6 +169,13 @@ pub enum UnitCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Show the nodes of a Unit, their states and what is being done with them.
+    Nodes {
+        /// System ID or cloud id of the Unit.
+        unit: String,
+    },
+    /// Have a Unit renew certificates: it makes new keys, the cloud signs them.
+    Renew(Renew),
     /// Remove a deprovisioned Unit from the cloud.
     Delete {
         /// System ID or cloud id of the Unit.

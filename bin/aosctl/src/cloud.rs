@@ -98,6 +98,17 @@ impl Cloud {
         self.json(self.request(Method::PUT, path).json(body)).await
     }
 
+    /// Puts a text as it is.
+    pub async fn put_text(&self, path: &str, body: String) -> Result<Value> {
+        let request = self.request(Method::PUT, path).header("Content-Type", "text/plain; charset=utf-8");
+        self.json(request.body(body)).await
+    }
+
+    /// A document of any length, to be read piece by piece.
+    pub async fn open(&self, path: &str) -> Result<Response> {
+        self.send(self.request(Method::GET, path).timeout(Duration::from_hours(1))).await
+    }
+
     pub async fn delete(&self, path: &str) -> Result<()> {
         self.send(self.request(Method::DELETE, path)).await.map(|_| ())
     }

@@ -6,12 +6,20 @@
 mod args;
 mod cloud;
 mod enrol;
+mod env;
+mod follow;
 mod image;
 mod items;
 mod layer;
+mod logs;
+mod nodes;
+mod observe;
 mod output;
 mod profile;
 mod provision;
+mod renew;
+mod states;
+mod unit_config;
 mod units;
 
 use std::process::ExitCode;
@@ -53,6 +61,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             UnitCommand::Status { unit, watch } => units::status(&cloud, &unit, watch, &out).await,
             UnitCommand::Provision(provision) => provision::provision(&cloud, &home, &provision, &out).await,
             UnitCommand::Deprovision { unit, force } => units::deprovision(&cloud, &unit, force, &out).await,
+            UnitCommand::Nodes { unit } => nodes::list(&cloud, &unit, &out).await,
+            UnitCommand::Renew(renew) => renew::renew(&cloud, &renew, &out).await,
             UnitCommand::Delete { unit } => units::delete(&cloud, &unit, &out).await,
         },
         Command::Item(item) => match item {
@@ -62,5 +72,12 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         },
         Command::Assign(assign) => items::assign(&cloud, &assign, &out).await,
         Command::Unassign { unit, item } => items::unassign(&cloud, &unit, &item, &out).await,
+        Command::Logs(logs) => logs::fetch(&cloud, &logs, &out).await,
+        Command::Env(env) => env::run(&cloud, &env, &out).await,
+        Command::State(state) => states::run(&cloud, &state, &out).await,
+        Command::Alerts(alerts) => observe::alerts(&cloud, &alerts, &out).await,
+        Command::Monitoring { unit } => observe::monitoring(&cloud, &unit, &out).await,
+        Command::Node(node) => nodes::run(&cloud, &node, &out).await,
+        Command::UnitConfig(config) => unit_config::run(&cloud, &config, &out).await,
     }
 }

@@ -19,7 +19,8 @@ impl Output {
         Self { format }
     }
 
-    fn is_json(&self) -> bool {
+    /// Whether a program reads the result.
+    pub fn is_json(&self) -> bool {
         self.format == Format::Json
     }
 

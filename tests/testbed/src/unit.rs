@@ -104,15 +104,23 @@ impl Unit {
 
     /// Has the Communication Manager write all messages of the cloud link to a file, from its next start on.
     pub fn log_messages(&self) -> Result<PathBuf> {
-        let (config, log) = (self.places.path("cm.cfg"), self.places.path("log/messages"));
+        let log = self.places.path("log/messages");
+        self.configure(Daemon::Cm, |document| {
+            if let Some(map) = document.as_object_mut() {
+                map.insert("cloudMessageLog".to_owned(), log.display().to_string().into());
+            }
+        })?;
+        Ok(log)
+    }
+
+    /// Changes a daemon's configuration file, for its next start.
+    pub fn configure(&self, daemon: Daemon, change: impl FnOnce(&mut Value)) -> Result<()> {
+        let config = self.places.path(&format!("{}.cfg", daemon.word()));
         let text = fs::read_to_string(&config).tried(|| format!("cannot read {}", config.display()))?;
         let mut document: Value = serde_json::from_str(&text)
             .map_err(|source| Error::Json { what: config.display().to_string(), source })?;
-        if let Some(map) = document.as_object_mut() {
-            map.insert("cloudMessageLog".to_owned(), log.display().to_string().into());
-        }
-        fs::write(&config, document.to_string()).tried(|| format!("cannot write {}", config.display()))?;
-        Ok(log)
+        change(&mut document);
+        fs::write(&config, document.to_string()).tried(|| format!("cannot write {}", config.display()))
     }
 
     /// Starts the IAM in provisioning mode.

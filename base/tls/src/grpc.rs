@@ -59,9 +59,12 @@ async fn connect_tcp(host: String, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A channel to `host:port` over TLS. It connects with the first call and again whenever a call finds it
+/// A channel to `host:port` or `unix:/path` over TLS. It connects with the first call and again whenever a call finds it
 /// broken; a connection that does not stand within 10 s fails the call.
 pub fn grpc_channel(address: &str, config: &Arc<ClientConfig>) -> Result<Channel, TlsError> {
+    if let Some(path) = crate::unix_path(address) {
+        return Ok(crate::unix::channel(path, Some(config), &endpoint("https", "localhost")?));
+    }
     let (host, port) = split(address)?;
     let name = name_of(&host)?;
     let mut config = ClientConfig::clone(config);
@@ -74,8 +77,11 @@ pub fn grpc_channel(address: &str, config: &Arc<ClientConfig>) -> Result<Channel
     Ok(endpoint("https", address)?.connect_with_connector_lazy(connector))
 }
 
-/// A channel to `host:port` without TLS: provisioning mode and tests.
+/// A channel to `host:port` or `unix:/path` without TLS: provisioning mode and tests.
 pub fn plain_grpc_channel(address: &str) -> Result<Channel, TlsError> {
+    if let Some(path) = crate::unix_path(address) {
+        return Ok(crate::unix::channel(path, None, &endpoint("http", "localhost")?));
+    }
     let (host, port) = split(address)?;
     let connector = tower::service_fn(move |_: Uri| {
         let connecting = connect_tcp(host.clone(), port);

@@ -12,6 +12,7 @@ mod error;
 mod grpc;
 mod identity;
 mod incoming;
+mod unix;
 mod verify;
 
 pub use config::{
@@ -23,6 +24,7 @@ pub use error::TlsError;
 pub use grpc::{ClientTlsStream, connect_tcp_tls, grpc_channel, grpc_server, plain_grpc_channel};
 pub use identity::{ConnectionPeer, IdentitySlot, PeerIdentity, peer_of};
 pub use incoming::{Incoming, Limits, Protocol, ServerConnection};
+pub use unix::{UnixConnection, UnixIncoming, unix_path};
 
 #[cfg(test)]
 mod tests;

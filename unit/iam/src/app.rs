@@ -1,19 +1,20 @@
 //! Composition root: opens what the configuration names, starts the tasks, stops them in reverse.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aos_supervise::{Shutdown, TaskTree};
-use aos_tls::{ClientAuth, IdentitySlot, Incoming, Protocol};
+use aos_tls::{ClientAuth, IdentitySlot};
+use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use crate::certhandler::{CertHandler, Handler};
 use crate::config::Checked;
 use crate::currentnode::CurrentNode;
 use crate::database::Store;
-use crate::iamserver::{self, Api, MAX_CERT_SUBSCRIPTIONS};
+use crate::iamserver::access::{DEFAULT_RULES, Rules};
+use crate::iamserver::{self, API_VERSION, Access, Api, Listener, MAX_CERT_SUBSCRIPTIONS};
 use crate::localstatus::{self, Sources};
 use crate::nodemanager::Side;
 use crate::worker::{self, Worker};
@@ -57,8 +58,8 @@ pub fn run(args: Args) -> Result<(), Error> {
 
 /// The running program.
 pub struct App {
-    public_addr: SocketAddr,
-    protected_addr: SocketAddr,
+    public_addr: String,
+    protected_addr: String,
     tree: TaskTree,
 }
 
@@ -71,8 +72,7 @@ impl App {
         let store = Store::open(&config.raw.working_dir)?;
         let node = CurrentNode::open(&config.node)?;
         let own = node.watch();
-        let identity = identhandler::open(&config)?;
-        let system_id = identity.as_ref().map(|identity| identity.system_id.clone());
+        let identity = identhandler::open(&config, &mut tree)?;
 
         let (store_worker, jobs) = Worker::new();
         tree.spawn("database", |stop| worker::run(store, jobs, stop));
@@ -92,20 +92,23 @@ impl App {
         } else {
             None
         };
-        let (provisioning, task) =
-            provisionmanager::open(&config.raw, node, certs.clone(), system_id.clone());
+        let (provisioning, task) = provisionmanager::open(&config.raw, node, certs.clone(), identity.clone());
         tree.spawn("provisioning", |stop| task.run(stop));
 
         let (public, protected, slot) = listen(&mut tree, &config, &certs, args.provisioning).await?;
+        let access = slot.clone().filter(|_| config.raw.authorize_callers);
+        let access = access.map(|slot| Access::new(caller_rules(&config), certs.watch(), slot));
         let link = iamclient::open(&config, &certs, &own, &provisioning, slot)?;
-        let (public_addr, protected_addr) = (public.local_addr(), protected.local_addr());
+        let (public_addr, protected_addr) = (public.address(), protected.address());
         let api = Api {
             certs: certs.clone(),
             own: own.clone(),
-            identity: identity.map(Arc::new),
+            version: config.raw.api_version.unwrap_or(API_VERSION),
+            identity: identity.clone(),
             nodes,
             provisioning,
             permissions,
+            access,
             subscriptions: Arc::new(Semaphore::new(MAX_CERT_SUBSCRIPTIONS)),
             stop: Shutdown::new(),
         };
@@ -119,7 +122,7 @@ impl App {
         if let Some(link) = link {
             tree.spawn("main node link", |stop| link.run(stop));
         }
-        let sources = Sources { node: own, certs, system_id, provisioning: args.provisioning };
+        let sources = Sources { node: own, certs, identity, provisioning: args.provisioning };
         tree.spawn("local status", |stop| localstatus::serve(run_dir, sources, stop));
 
         tracing::info!(
@@ -129,20 +132,29 @@ impl App {
         Ok(Self { public_addr, protected_addr, tree })
     }
 
-    /// Where the public server listens.
-    pub fn public_addr(&self) -> SocketAddr {
-        self.public_addr
+    /// Where the public server listens: `host:port` or `unix:/path`.
+    pub fn public_addr(&self) -> &str {
+        &self.public_addr
     }
 
     /// Where the protected server listens.
-    pub fn protected_addr(&self) -> SocketAddr {
-        self.protected_addr
+    pub fn protected_addr(&self) -> &str {
+        &self.protected_addr
     }
 
     /// Runs until asked to stop, then stops in order.
     pub async fn run(self) -> Result<(), Error> {
         Ok(self.tree.run(STOP_DEADLINE).await?)
     }
+}
+
+/// The built-in rules, with those of the configuration in their place.
+fn caller_rules(config: &Checked) -> Rules {
+    let texts = |callers: &[&str]| callers.iter().map(|caller| (*caller).to_owned()).collect();
+    let mut rules: Rules =
+        DEFAULT_RULES.iter().map(|(service, callers)| ((*service).to_owned(), texts(callers))).collect();
+    rules.extend(config.raw.callers.clone());
+    rules
 }
 
 async fn open_certificates(
@@ -166,16 +178,16 @@ async fn listen(
     config: &Checked,
     certs: &CertHandler,
     provisioning: bool,
-) -> Result<(Incoming, Incoming, Option<IdentitySlot>), Error> {
+) -> Result<(Listener, Listener, Option<IdentitySlot>), Error> {
     let public_url = &config.raw.iam_public_server_url;
     let protected_url = &config.raw.iam_protected_server_url;
     let failed = |doing: String| move |source| Error::Tls { doing, source: Box::new(source) };
+    let open = async |address: &str, tls: Option<&Arc<ServerConfig>>, which: &str| {
+        Listener::bind(address, tls).await.map_err(failed(format!("open the {which} server")))
+    };
     if provisioning {
-        let public =
-            Incoming::bind_plain(public_url).await.map_err(failed("open the public server".into()))?;
-        let protected =
-            Incoming::bind_plain(protected_url).await.map_err(failed("open the protected server".into()))?;
-        return Ok((public, protected, None));
+        let public = open(public_url, None, "public").await?;
+        return Ok((public, open(protected_url, None, "protected").await?, None));
     }
     let roots = aos_tls::roots_from_pem_file(&config.raw.ca_cert)
         .map_err(failed(format!("use caCert '{}'", config.raw.ca_cert.display())))?;
@@ -187,11 +199,7 @@ async fn listen(
     let public_tls = tls(ClientAuth::None).map_err(failed("make the public server's TLS".into()))?;
     let protected_tls =
         tls(ClientAuth::Required(roots)).map_err(failed("make the protected server's TLS".into()))?;
-    let public = Incoming::bind_tls(public_url, &public_tls, Protocol::Grpc)
-        .await
-        .map_err(failed("open the public server".into()))?;
-    let protected = Incoming::bind_tls(protected_url, &protected_tls, Protocol::Grpc)
-        .await
-        .map_err(failed("open the protected server".into()))?;
+    let public = open(public_url, Some(&public_tls), "public").await?;
+    let protected = open(protected_url, Some(&protected_tls), "protected").await?;
     Ok((public, protected, Some(slot)))
 }

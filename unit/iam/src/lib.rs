@@ -5,7 +5,7 @@
 //! the main node it also knows the Unit's identity and all nodes. Two gRPC servers: the public one for
 //! questions, the protected one for orders.
 //!
-//! Limits of this version: `iamanager.v6` only; no VIS identifier.
+//! `iamanager` is served in generations 5, 6 and 7 at the same time.
 
 mod app;
 mod certhandler;

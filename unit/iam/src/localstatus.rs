@@ -11,6 +11,7 @@ use x509_parser::prelude::{FromDer, X509Name};
 use crate::Error;
 use crate::certhandler::{CertHandler, CertRecord};
 use crate::currentnode::NodeInfo;
+use crate::identhandler::IdentHandler;
 
 const COMPONENT: &str = "iam";
 
@@ -21,8 +22,8 @@ pub struct Sources {
     pub node: watch::Receiver<NodeInfo>,
     /// Certificates.
     pub certs: CertHandler,
-    /// The Unit's system ID, on the main node.
-    pub system_id: Option<String>,
+    /// The Unit's identity, on the main node.
+    pub identity: Option<IdentHandler>,
     /// Whether the program runs in provisioning mode.
     pub provisioning: bool,
 }
@@ -38,7 +39,7 @@ impl Sources {
             "nodeType": node.node_type,
             "state": node.state,
             "error": node.error.as_ref().map(ToString::to_string),
-            "systemId": self.system_id,
+            "systemId": self.identity.as_ref().and_then(IdentHandler::known_system_id),
             "provisioning": self.provisioning,
             "certificates": self.certs.certificates().all().map(certificate).collect::<Vec<_>>(),
         })

@@ -28,9 +28,18 @@ pub mod iamanager {
     pub mod version {
         tonic::include_proto!("iamanager");
     }
-    /// Spoken by older provisioning clients and nodes behind a message proxy.
+    /// Spoken by older provisioning clients and nodes behind a message proxy. What did not change in the next
+    /// generation is the same type.
     #[allow(missing_docs, clippy::all, clippy::pedantic)]
     pub mod v5 {
+        pub use super::v6::{
+            ApplyCertRequest, CertTypes, CreateKeyRequest, DeprovisionRequest, FinishProvisioningRequest,
+            GetCertRequest, GetCertTypesRequest, GetNodeInfoRequest, IamIncomingMessages, NodeAttribute,
+            NodesId, PartitionInfo, PauseNodeRequest, Permissions, PermissionsRequest,
+            RegisterInstanceResponse, ResumeNodeRequest, StartProvisioningRequest, Subjects,
+            SubscribeCertChangedRequest,
+        };
+
         tonic::include_proto!("iamanager.v5");
     }
     /// Spoken between the components of a Unit.
@@ -38,9 +47,20 @@ pub mod iamanager {
     pub mod v6 {
         tonic::include_proto!("iamanager.v6");
     }
-    /// Spoken by the newest provisioning clients.
+    /// Spoken by the newest provisioning clients. What did not change since the generation before is the
+    /// same type.
     #[allow(missing_docs, clippy::all, clippy::pedantic)]
     pub mod v7 {
+        pub use super::v6::{
+            ApplyCertRequest, ApplyCertResponse, CertInfo, CertTypes, CpuInfo, CreateKeyRequest,
+            CreateKeyResponse, DeprovisionRequest, DeprovisionResponse, FinishProvisioningRequest,
+            FinishProvisioningResponse, GetCertRequest, GetCertTypesRequest, GetNodeInfoRequest,
+            NodeAttribute, NodeInfo, NodesId, PartitionInfo, PauseNodeRequest, PauseNodeResponse,
+            Permissions, PermissionsRequest, PermissionsResponse, RegisterInstanceRequest,
+            RegisterInstanceResponse, ResumeNodeRequest, ResumeNodeResponse, StartProvisioningRequest,
+            StartProvisioningResponse, Subjects, SystemInfo, UnregisterInstanceRequest,
+        };
+
         tonic::include_proto!("iamanager.v7");
     }
 }

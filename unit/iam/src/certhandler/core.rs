@@ -56,6 +56,13 @@ impl Certificates {
         self.of(cert_type).iter().max_by_key(|record| record.not_after)
     }
 
+    /// Certificates of one type, the one that stays valid longest first.
+    pub fn newest_first(&self, cert_type: &str) -> Vec<&CertRecord> {
+        let mut records: Vec<&CertRecord> = self.of(cert_type).iter().rev().collect();
+        records.sort_by_key(|record| std::cmp::Reverse(record.not_after));
+        records
+    }
+
     /// The certificate with this issuer and serial number, whatever its type.
     pub fn find(&self, issuer: &[u8], serial: &[u8]) -> Option<&CertRecord> {
         let serial = significant(serial);

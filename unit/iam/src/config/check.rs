@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{
     Algorithm, CertModule, CertModuleConfig, Checked, Config, ConfigError, KeyUsage, NodeInfoConfig,
 };
+use crate::iamserver::access::DEFAULT_RULES;
 
 const MAX_MODULES: usize = 8;
 const MAX_CERTIFICATES: u32 = 5;
@@ -15,6 +16,8 @@ const MAX_NAME_LENGTH: usize = 42;
 const MAX_ATTRIBUTES: usize = 16;
 const MAX_PARTITIONS: usize = 4;
 const MAX_PARTITION_TYPES: usize = 4;
+const MAX_CALLERS: usize = 16;
+const API_VERSIONS: [u64; 3] = [5, 6, 7];
 const MODULE_PLUGIN: &str = "pkcs11module";
 
 struct Complaint<'a> {
@@ -54,6 +57,10 @@ pub(super) fn check(file: &Path, raw: Config) -> Result<Checked, ConfigError> {
             return Err(complaint.value(key, "missing; an address such as \":8090\" is needed"));
         }
     }
+    if raw.api_version.is_some_and(|version| !API_VERSIONS.contains(&version)) {
+        return Err(complaint.value("apiVersion", "5, 6 or 7 can be told to clients"));
+    }
+    check_callers(&complaint, &raw)?;
     let Some(node) = raw.node_info.clone() else {
         return Err(complaint.value("nodeInfo", "missing"));
     };
@@ -63,6 +70,18 @@ pub(super) fn check(file: &Path, raw: Config) -> Result<Checked, ConfigError> {
         return Err(complaint.value("workingDir", "missing; a directory for the database is needed"));
     }
     Ok(Checked { raw, modules, node })
+}
+
+fn check_callers(complaint: &Complaint<'_>, raw: &Config) -> Result<(), ConfigError> {
+    for (service, callers) in &raw.callers {
+        let key = format!("callers.{service}");
+        if !DEFAULT_RULES.iter().any(|(known, _)| known == service) {
+            let known: Vec<&str> = DEFAULT_RULES.iter().map(|(known, _)| *known).collect();
+            return Err(complaint.value(key, format!("unknown, known are {}", known.join(", "))));
+        }
+        complaint.at_most(key, callers.len(), MAX_CALLERS)?;
+    }
+    Ok(())
 }
 
 fn check_node(complaint: &Complaint<'_>, node: &NodeInfoConfig) -> Result<(), ConfigError> {

@@ -76,6 +76,12 @@ pub struct Config {
     pub finish_provisioning_cmd_args: Vec<String>,
     /// Program and arguments run by Deprovision; empty: none.
     pub deprovision_cmd_args: Vec<String>,
+    /// Generation of the API told to clients that ask for it: 5, 6 or 7. All are served.
+    pub api_version: Option<u64>,
+    /// Whether protected services look at who calls; off for drop-in configurations.
+    pub authorize_callers: bool,
+    /// With `authorizeCallers`: certificate types by service, in place of the built-in ones.
+    pub callers: BTreeMap<String, Vec<String>>,
     /// Switches the permission services on.
     pub enable_permissions_handler: bool,
     /// Directory of the database.

@@ -11,20 +11,23 @@ use std::time::Duration;
 
 use aos_supervise::Shutdown;
 use aos_tls::{HostCheck, IdentitySlot, TlsError};
-use aos_unit_api::iamanager::v6::iam_outgoing_messages::IamOutgoingMessage as Message;
-use aos_unit_api::iamanager::v6::iam_public_nodes_service_client::IamPublicNodesServiceClient;
-use aos_unit_api::iamanager::v6::{IamIncomingMessages, IamOutgoingMessages};
+use aos_unit_api::iamanager::v6::iam_public_nodes_service_client::IamPublicNodesServiceClient as Client6;
+use aos_unit_api::iamanager::v7::iam_incoming_messages::IamIncomingMessage as Request;
+use aos_unit_api::iamanager::v7::iam_outgoing_messages::IamOutgoingMessage as Message;
+use aos_unit_api::iamanager::v7::iam_public_nodes_service_client::IamPublicNodesServiceClient as Client7;
+use aos_unit_api::iamanager::{v6, v7};
+use futures_util::{Stream, StreamExt};
 use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status};
 
 use crate::Error;
 use crate::certhandler::CertHandler;
 use crate::config::Checked;
 use crate::currentnode::NodeInfo;
-use crate::iamserver::node_to_wire;
+use crate::iamserver::{answer_to_v6, node_to_wire, request_from_v6};
 use crate::provisionmanager::ProvisionManager;
 
 mod requests;
@@ -135,22 +138,44 @@ impl Task {
     /// One link, from its begin to its end.
     async fn link(&self, credentials: &Credentials) -> Result<(), LinkEnd> {
         let channel = credentials.channel(&self.address)?;
+        match self.link_with_newest(channel.clone()).await {
+            Err(LinkEnd::Status(status)) if status.code() == Code::Unimplemented => {
+                tracing::debug!("the main node does not know the newest generation");
+                self.link_with_older(channel).await
+            }
+            other => other,
+        }
+    }
+
+    async fn link_with_newest(&self, channel: Channel) -> Result<(), LinkEnd> {
         let (out, messages) = mpsc::channel(QUEUE);
         send(&out, self.description()).await?;
-        let mut client = IamPublicNodesServiceClient::new(channel);
+        let messages = ReceiverStream::new(messages)
+            .map(|message| v7::IamOutgoingMessages { iam_outgoing_message: Some(message) });
         // The main node's answer may begin only with its first request, so this has no deadline.
-        let requests = client.register_node(ReceiverStream::new(messages)).await?.into_inner();
+        let requests = Client7::new(channel).register_node(messages).await?.into_inner();
+        self.serve(requests.map(|message| Ok(message?.iam_incoming_message)), &out).await
+    }
+
+    async fn link_with_older(&self, channel: Channel) -> Result<(), LinkEnd> {
+        let (out, messages) = mpsc::channel(QUEUE);
+        send(&out, self.description()).await?;
+        let messages = ReceiverStream::new(messages)
+            .map(|message| v6::IamOutgoingMessages { iam_outgoing_message: answer_to_v6(message) });
+        let requests = Client6::new(channel).register_node(messages).await?.into_inner();
+        let requests = requests.map(|message| Ok(message?.iam_incoming_message.map(request_from_v6)));
         self.serve(requests, &out).await
     }
 
     async fn serve(
         &self,
-        mut requests: Streaming<IamIncomingMessages>,
-        out: &mpsc::Sender<IamOutgoingMessages>,
+        requests: impl Stream<Item = Result<Option<Request>, Status>>,
+        out: &mpsc::Sender<Message>,
     ) -> Result<(), LinkEnd> {
         tracing::info!("linked to the main node at {}", self.address);
-        while let Some(message) = requests.message().await? {
-            let Some(request) = message.iam_incoming_message else { return Err(LinkEnd::UnknownRequest) };
+        let mut requests = std::pin::pin!(requests);
+        while let Some(request) = requests.next().await {
+            let Some(request) = request? else { return Err(LinkEnd::UnknownRequest) };
             let answer = requests::carry_out(&self.provisioning, request).await;
             if matches!(answer, Message::PauseNodeResponse(_) | Message::ResumeNodeResponse(_)) {
                 send(out, self.description()).await?;
@@ -165,8 +190,7 @@ impl Task {
     }
 }
 
-async fn send(out: &mpsc::Sender<IamOutgoingMessages>, message: Message) -> Result<(), LinkEnd> {
-    let message = IamOutgoingMessages { iam_outgoing_message: Some(message) };
+async fn send(out: &mpsc::Sender<Message>, message: Message) -> Result<(), LinkEnd> {
     out.send(message).await.map_err(|_| LinkEnd::Broken)
 }
 

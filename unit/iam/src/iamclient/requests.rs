@@ -1,13 +1,15 @@
 //! What the main node may ask of this node, and the matching answers.
 
 use aos_status::{AosCode, ErrorInfo};
-use aos_unit_api::iamanager::v6::iam_incoming_messages::IamIncomingMessage as Request;
-use aos_unit_api::iamanager::v6::iam_outgoing_messages::IamOutgoingMessage as Answer;
 use aos_unit_api::iamanager::v6::{
     ApplyCertRequest, ApplyCertResponse, CertInfo, CertTypes, CreateKeyRequest, CreateKeyResponse,
     DeprovisionResponse, FinishProvisioningResponse, PauseNodeResponse, ResumeNodeResponse,
     StartProvisioningResponse,
 };
+use aos_unit_api::iamanager::v7::iam_incoming_messages::IamIncomingMessage as Request;
+use aos_unit_api::iamanager::v7::iam_outgoing_messages::IamOutgoingMessage as Answer;
+
+use aos_unit_api::iamanager::v7::UpdateRootCertsResponse;
 
 use crate::Error;
 use crate::iamserver::cert_to_wire;
@@ -52,11 +54,16 @@ pub(super) async fn carry_out(manager: &ProvisionManager, request: Request) -> A
         }
         Request::CreateKeyRequest(request) => Answer::CreateKeyResponse(create_key(manager, request).await),
         Request::ApplyCertRequest(request) => Answer::ApplyCertResponse(apply_cert(manager, request).await),
+        Request::UpdateRootCertsRequest(request) => {
+            let updated = manager.update_roots(request.root_certs).await;
+            let error = updated.err().map(|error| WireError::from(error.info()));
+            Answer::UpdateRootCertsResponse(UpdateRootCertsResponse { node_id: request.node_id, error })
+        }
     }
 }
 
 async fn create_key(manager: &ProvisionManager, request: CreateKeyRequest) -> CreateKeyResponse {
-    let made = match manager.subject(&request.subject) {
+    let made = match manager.subject(&request.subject).await {
         Ok(subject) => {
             manager.create_key(request.r#type.clone(), &subject).await.map_err(|error| error.info())
         }

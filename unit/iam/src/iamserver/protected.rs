@@ -6,9 +6,7 @@
 use aos_status::{ErrorInfo, NodeState};
 use aos_unit_api::convert::{error_from_wire, error_to_wire};
 use aos_unit_api::iamanager::v6::iam_certificate_service_server::IamCertificateService;
-use aos_unit_api::iamanager::v6::iam_incoming_messages::IamIncomingMessage as ToNode;
 use aos_unit_api::iamanager::v6::iam_nodes_service_server::IamNodesService;
-use aos_unit_api::iamanager::v6::iam_outgoing_messages::IamOutgoingMessage as FromNode;
 use aos_unit_api::iamanager::v6::iam_permissions_service_server::IamPermissionsService;
 use aos_unit_api::iamanager::v6::iam_provisioning_service_server::IamProvisioningService;
 use aos_unit_api::iamanager::v6::{
@@ -18,6 +16,8 @@ use aos_unit_api::iamanager::v6::{
     RegisterInstanceResponse, ResumeNodeRequest, ResumeNodeResponse, StartProvisioningRequest,
     StartProvisioningResponse, UnregisterInstanceRequest,
 };
+use aos_unit_api::iamanager::v7::iam_incoming_messages::IamIncomingMessage as ToNode;
+use aos_unit_api::iamanager::v7::iam_outgoing_messages::IamOutgoingMessage as FromNode;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::public::{cert_to_wire, instance_of};
@@ -33,12 +33,13 @@ pub struct Protected {
 
 type WireError = aos_unit_api::common::v2::ErrorInfo;
 
-fn to_wire(result: Result<(), Error>) -> Option<WireError> {
+/// How a failure is told in an answer.
+pub fn to_wire(result: Result<(), Error>) -> Option<WireError> {
     result.err().map(|error| error.info().into())
 }
 
 /// The answer of a node has a kind that does not fit its request.
-fn wrong_kind() -> Status {
+pub fn wrong_kind() -> Status {
     Status::cancelled("the node answered something else")
 }
 
@@ -48,18 +49,25 @@ impl Protected {
         Self { api }
     }
 
-    fn is_local(&self, node_id: &str) -> bool {
+    /// What the services stand on.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Whether a request that names this node is for us.
+    pub fn is_local(&self, node_id: &str) -> bool {
         node_id.is_empty() || node_id == self.api.own.borrow().node_id
     }
 
-    async fn remote(&self, node_id: &str, request: ToNode) -> Result<FromNode, Status> {
+    /// Asks another node.
+    pub async fn remote(&self, node_id: &str, request: ToNode) -> Result<FromNode, Status> {
         let nodes =
             self.api.nodes.as_ref().ok_or_else(|| Status::unimplemented("only the main node knows nodes"))?;
         nodes.call(node_id, request).await.map_err(|error| failed(&error))
     }
 
     /// What a node's answer means: its error, or the new state, which then is ours too.
-    async fn settled(
+    pub async fn settled(
         &self,
         node_id: &str,
         error: Option<WireError>,
@@ -219,7 +227,7 @@ impl IamCertificateService for Protected {
                 Err(error) => refused(error, &request),
             }));
         }
-        let subject = match self.api.provisioning.subject(&request.subject) {
+        let subject = match self.api.provisioning.subject(&request.subject).await {
             Ok(subject) => subject,
             Err(error) => return Ok(Response::new(refused(error, &request))),
         };

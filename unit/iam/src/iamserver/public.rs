@@ -1,29 +1,24 @@
 //! Questions that everybody on the Unit may ask.
 
 use aos_unit_api::convert::instance;
-use aos_unit_api::iamanager::v6::iam_outgoing_messages::IamOutgoingMessage;
+use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::iam_public_cert_service_server::IamPublicCertService;
 use aos_unit_api::iamanager::v6::iam_public_current_node_service_server::IamPublicCurrentNodeService;
 use aos_unit_api::iamanager::v6::iam_public_identity_service_server::IamPublicIdentityService;
 use aos_unit_api::iamanager::v6::iam_public_nodes_service_server::IamPublicNodesService;
 use aos_unit_api::iamanager::v6::iam_public_permissions_service_server::IamPublicPermissionsService;
-use aos_unit_api::iamanager::v6::{self, IamIncomingMessages, IamOutgoingMessages};
 use aos_unit_api::iamanager::version::ApiVersion;
 use aos_unit_api::iamanager::version::iam_version_service_server::IamVersionService;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::convert::{node_from_wire, node_to_wire};
+use super::convert::node_to_wire;
+use super::dialect::{self, Requests, V6};
 use super::streams::{self, Answers};
 use super::{Api, failed};
 use crate::Error;
 use crate::certhandler::CertRecord;
-use crate::nodemanager::{NodeManager, NodeStream, Side, ToNode};
-
-/// Generation of the services.
-const API_VERSION: u64 = 6;
-const STREAM_QUEUE: usize = 16;
+use crate::nodemanager::{NodeManager, Side};
 
 /// The public services, as one server offers them.
 #[derive(Clone)]
@@ -38,8 +33,25 @@ impl Public {
         Self { api, side }
     }
 
-    fn nodes(&self) -> Result<&NodeManager, Status> {
+    /// What the services stand on.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// The server that these services are on.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// The nodes; fails on a secondary node.
+    pub fn nodes(&self) -> Result<&NodeManager, Status> {
         self.api.nodes.as_ref().ok_or_else(|| Status::unimplemented("only the main node knows the nodes"))
+    }
+
+    /// Room for one more subscription of certificates.
+    pub fn subscription(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let permit = self.api.subscriptions.clone().try_acquire_owned();
+        permit.map_err(|_| failed(&Error::TooMany("too many subscriptions of certificates".into())))
     }
 }
 
@@ -58,7 +70,7 @@ pub fn cert_to_wire(record: &CertRecord) -> v6::CertInfo {
 #[async_trait]
 impl IamVersionService for Public {
     async fn get_api_version(&self, _: Request<()>) -> Result<Response<ApiVersion>, Status> {
-        Ok(Response::new(ApiVersion { version: API_VERSION }))
+        Ok(Response::new(ApiVersion { version: self.api.version }))
     }
 }
 
@@ -110,12 +122,7 @@ impl IamPublicCertService for Public {
         let known = known.ok_or_else(|| {
             failed(&Error::NotFound(format!("there is no certificate of type '{cert_type}' to follow")))
         })?;
-        let permit = self
-            .api
-            .subscriptions
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| failed(&Error::TooMany("too many subscriptions of certificates".into())))?;
+        let permit = self.subscription()?;
         Ok(Response::new(streams::certificate(watch, known, permit, self.api.stop.clone())))
     }
 }
@@ -142,16 +149,17 @@ impl IamPublicPermissionsService for Public {
 #[async_trait]
 impl IamPublicIdentityService for Public {
     async fn get_system_info(&self, _: Request<()>) -> Result<Response<v6::SystemInfo>, Status> {
-        let identity = self.api.identity()?;
+        let system = self.api.identity()?.system().await.map_err(|error| failed(&error))?;
         Ok(Response::new(v6::SystemInfo {
-            system_id: identity.system_id.clone(),
-            unit_model: identity.unit_model.clone(),
-            version: identity.version.clone(),
+            system_id: system.system_id,
+            unit_model: system.unit_model,
+            version: system.version,
         }))
     }
 
     async fn get_subjects(&self, _: Request<()>) -> Result<Response<v6::Subjects>, Status> {
-        Ok(Response::new(v6::Subjects { subjects: self.api.identity()?.subjects.clone() }))
+        let subjects = self.api.identity()?.subjects().await.map_err(|error| failed(&error))?;
+        Ok(Response::new(v6::Subjects { subjects }))
     }
 
     type SubscribeSubjectsChangedStream = Answers<v6::Subjects>;
@@ -160,8 +168,8 @@ impl IamPublicIdentityService for Public {
         &self,
         _: Request<()>,
     ) -> Result<Response<Answers<v6::Subjects>>, Status> {
-        self.api.identity()?;
-        Ok(Response::new(streams::silent(self.api.stop.clone())))
+        let changes = self.api.identity()?.changes();
+        Ok(Response::new(streams::subjects(changes, self.api.stop.clone())))
     }
 }
 
@@ -189,76 +197,13 @@ impl IamPublicNodesService for Public {
         Ok(Response::new(streams::nodes(self.nodes()?.watch(), self.api.stop.clone())))
     }
 
-    type RegisterNodeStream = ReceiverStream<Result<IamIncomingMessages, Status>>;
+    type RegisterNodeStream = Requests<V6>;
 
     async fn register_node(
         &self,
-        request: Request<Streaming<IamOutgoingMessages>>,
+        request: Request<Streaming<v6::IamOutgoingMessages>>,
     ) -> Result<Response<Self::RegisterNodeStream>, Status> {
-        if self.api.stop.is_triggered() {
-            return Err(Status::cancelled("the node controller is stopping"));
-        }
-        let opened = self.nodes()?.open_stream(self.side).await;
-        let (stream, requests) = opened.map_err(|error| match error {
-            Error::Stopping => Status::cancelled("the node controller is stopping"),
-            other => failed(&other),
-        })?;
-        let (out, answers) = mpsc::channel(STREAM_QUEUE);
-        let stop = self.api.stop.clone();
-        let inbound = request.into_inner();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = node_stream(inbound, stream, requests, &out) => {}
-                () = out.closed() => {}
-                () = stop.wait() => {
-                    let _ = out.try_send(Err(Status::cancelled("the node controller is stopping")));
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(answers)))
-    }
-}
-
-/// Carries messages between a node's stream and the node manager until either ends.
-async fn node_stream(
-    mut inbound: Streaming<IamOutgoingMessages>,
-    stream: NodeStream,
-    mut requests: mpsc::Receiver<ToNode>,
-    out: &mpsc::Sender<Result<IamIncomingMessages, Status>>,
-) {
-    loop {
-        let answer = tokio::select! {
-            message = inbound.message() => match message {
-                Ok(Some(message)) => match message.iam_outgoing_message {
-                    Some(IamOutgoingMessage::NodeInfo(info)) => match node_from_wire(info) {
-                        Ok(info) => {
-                            stream.described(info).await;
-                            continue;
-                        }
-                        Err(error) => Err(Status::internal(crate::error::chain(&error))),
-                    },
-                    Some(message) => {
-                        stream.answered(message).await;
-                        continue;
-                    }
-                    None => continue,
-                },
-                Ok(None) => return,
-                Err(status) => {
-                    tracing::debug!("a node's stream broke: {}", status.message());
-                    return;
-                }
-            },
-            request = requests.recv() => match request {
-                Some(Ok(request)) => Ok(IamIncomingMessages { iam_incoming_message: Some(request) }),
-                Some(Err(reason)) => Err(Status::internal(reason)),
-                None => return,
-            },
-        };
-        let last = answer.is_err();
-        if out.send(answer).await.is_err() || last {
-            return;
-        }
+        dialect::register::<V6>(self, request).await
     }
 }
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use aos_supervise::Shutdown;
-use aos_unit_api::iamanager::v6;
+use aos_unit_api::iamanager::{v6, v7};
 use futures_util::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::Status;
@@ -18,6 +18,7 @@ use super::convert::node_to_wire;
 use super::public::cert_to_wire;
 use crate::certhandler::{CertRecord, Snapshot};
 use crate::currentnode::NodeInfo;
+use crate::identhandler::Changes;
 use crate::nodemanager::Nodes;
 
 /// A stream of answers.
@@ -84,10 +85,40 @@ pub fn certificate(
     }))
 }
 
-/// A topic that never changes.
-pub fn silent<T: Send + 'static>(stop: Shutdown) -> Answers<T> {
-    Box::pin(stream::unfold(stop, |stop| async move {
-        stop.wait().await;
-        None
+/// Changes of the certificates of a type, after `known`: all that there are then, longest valid first.
+pub fn certificates(
+    certificates: watch::Receiver<Snapshot>,
+    cert_type: String,
+    known: Snapshot,
+    permit: OwnedSemaphorePermit,
+    stop: Shutdown,
+) -> Answers<v7::CertInfoList> {
+    let state = (certificates, cert_type, known, permit, stop);
+    Box::pin(stream::unfold(state, |(mut certificates, cert_type, mut known, permit, stop)| async move {
+        loop {
+            if !changed(&mut certificates, &stop).await {
+                return None;
+            }
+            let newest = certificates.borrow_and_update().clone();
+            if newest.of(&cert_type) != known.of(&cert_type) {
+                let certs = newest.newest_first(&cert_type).into_iter().map(cert_to_wire).collect();
+                known = newest;
+                let list = v7::CertInfoList { certs };
+                return Some((Ok(list), (certificates, cert_type, known, permit, stop)));
+            }
+        }
+    }))
+}
+
+/// Changes of the Unit's subjects: the whole list each time.
+pub fn subjects(changes: watch::Receiver<Changes>, stop: Shutdown) -> Answers<v6::Subjects> {
+    Box::pin(stream::unfold((changes, stop), |(mut changes, stop)| async move {
+        if !changed(&mut changes, &stop).await {
+            // Without a source of changes there is nothing to tell, but no reason to end either.
+            stop.wait().await;
+            return None;
+        }
+        let subjects = changes.borrow_and_update().to_vec();
+        Some((Ok(v6::Subjects { subjects }), (changes, stop)))
     }))
 }

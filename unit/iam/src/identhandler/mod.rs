@@ -1,14 +1,18 @@
 //! The Unit's identity: system ID, model and version, subjects. Main node only.
 //!
-//! The plugin named in the configuration says where they come from. Known is `fileidentifier`; its
-//! files are read once at start.
+//! The plugin named in the configuration says where they come from: `fileidentifier` reads files once at
+//! start, `visidentifier` asks a Vehicle Information Service whenever something is wanted for the first time
+//! and follows the subjects.
 
-use std::fs;
-use std::path::Path;
+use std::sync::Arc;
+
+use aos_supervise::TaskTree;
+use tokio::sync::watch;
 
 use crate::Error;
-use crate::config::{Checked, IdentifierParams};
+use crate::config::Checked;
 
+mod file;
 #[cfg(test)]
 mod tests;
 
@@ -17,60 +21,93 @@ const MAX_MODEL: usize = 40;
 const MAX_VERSION: usize = 32;
 const MAX_SUBJECTS: usize = 64;
 
-/// The Unit's identity.
+/// The newest subjects.
+pub type Changes = Arc<[String]>;
+
+/// What the Unit is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct SystemInfo {
     /// System ID, at most 64 bytes.
     pub system_id: String,
     /// Unit model, at most 40 bytes.
     pub unit_model: String,
     /// Version of the unit model, at most 32 bytes.
     pub version: String,
-    /// Subjects of the Unit, at most 64.
-    pub subjects: Vec<String>,
 }
 
-/// Loads the identity with the configured plugin; `None` where none is configured.
-pub fn open(config: &Checked) -> Result<Option<Identity>, Error> {
+/// The Unit's identity as files tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    system: SystemInfo,
+    /// Subjects of the Unit, at most 64.
+    subjects: Vec<String>,
+}
+
+/// The way to the Unit's identity.
+#[derive(Debug, Clone)]
+pub struct IdentHandler {
+    source: Source,
+    /// Never marked as seen, so that it tells whether anything changed since the start.
+    changes: watch::Receiver<Changes>,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Files(Arc<Identity>),
+}
+
+impl IdentHandler {
+    /// System ID and model. With a remote source this waits for it, within its time-out.
+    pub async fn system(&self) -> Result<SystemInfo, Error> {
+        match &self.source {
+            Source::Files(identity) => Ok(identity.system.clone()),
+        }
+    }
+
+    /// The system ID, if it is known without asking.
+    pub fn known_system_id(&self) -> Option<String> {
+        match &self.source {
+            Source::Files(identity) => Some(identity.system.system_id.clone()),
+        }
+    }
+
+    /// The subjects. With a remote source this waits for it, within its time-out.
+    pub async fn subjects(&self) -> Result<Vec<String>, Error> {
+        match &self.source {
+            Source::Files(identity) => Ok(identity.subjects.clone()),
+        }
+    }
+
+    /// Changes of the subjects since the start.
+    pub fn changes(&self) -> watch::Receiver<Changes> {
+        self.changes.clone()
+    }
+}
+
+/// Opens the configured plugin; `None` where none is configured. A remote source gets its task in `tree` and
+/// is not waited for.
+pub fn open(config: &Checked, _tree: &mut TaskTree) -> Result<Option<IdentHandler>, Error> {
     let identifier = config.raw.identifier.clone().unwrap_or_default();
-    let identity = match identifier.plugin.as_str() {
-        "fileidentifier" => Some(from_files(&identifier.params)?),
+    let handler = match identifier.plugin.as_str() {
+        "fileidentifier" => {
+            let identity = file::read_all(&identifier.params)?;
+            let (_, changes) = watch::channel(Changes::from(identity.subjects.clone()));
+            Some(IdentHandler { source: Source::Files(Arc::new(identity)), changes })
+        }
         "" | "none" => None,
         "visidentifier" => {
             return Err(Error::NotSupported("identifier plugin 'visidentifier' is not supported yet".into()));
         }
         other => return Err(Error::InvalidArgument(format!("identifier plugin '{other}' is unknown"))),
     };
-    if identity.is_none() && config.node.is_main() {
+    if handler.is_none() && config.node.is_main() {
         return Err(Error::InvalidArgument(
-            "a main node needs an 'identifier' with plugin 'fileidentifier' in its configuration".into(),
+            "a main node needs an 'identifier' with plugin 'fileidentifier' or 'visidentifier' in its \
+             configuration"
+                .into(),
         ));
     }
-    Ok(identity)
-}
-
-fn from_files(params: &IdentifierParams) -> Result<Identity, Error> {
-    let system_id = read("read the system ID from", &params.system_id_path)?.trim().to_owned();
-    if system_id.is_empty() || system_id.len() > MAX_ID {
-        return Err(Error::Failed(format!(
-            "{} has no system ID of 1 to {MAX_ID} bytes",
-            params.system_id_path.display()
-        )));
-    }
-    let text = read("read the unit model from", &params.unit_model_path)?;
-    let (unit_model, version) = unit_model(&text)
-        .map_err(|reason| Error::Failed(format!("{}: {reason}", params.unit_model_path.display())))?;
-    let subjects = read("read the subjects from", &params.subjects_path)
-        .and_then(|text| subjects(&text))
-        .unwrap_or_else(|error| {
-            tracing::warn!("going on without subjects: {}", crate::error::chain(&error));
-            Vec::new()
-        });
-    Ok(Identity { system_id, unit_model, version, subjects })
-}
-
-fn read(doing: &'static str, path: &Path) -> Result<String, Error> {
-    fs::read_to_string(path).map_err(|source| Error::File { doing, path: path.to_owned(), source })
+    Ok(handler)
 }
 
 /// Why a text is no unit model.
@@ -95,12 +132,11 @@ fn unit_model(text: &str) -> Result<(String, String), ModelError> {
     Ok((model.to_owned(), version.to_owned()))
 }
 
-fn subjects(text: &str) -> Result<Vec<String>, Error> {
-    let subjects: Vec<String> = text.lines().map(str::to_owned).collect();
+fn check_subjects(subjects: &[String]) -> Result<(), Error> {
     if subjects.len() > MAX_SUBJECTS || subjects.iter().any(|subject| subject.len() > MAX_ID) {
         return Err(Error::TooMany(format!(
             "more than {MAX_SUBJECTS} subjects, or one longer than {MAX_ID} bytes"
         )));
     }
-    Ok(subjects)
+    Ok(())
 }

@@ -1,7 +1,11 @@
-// The file identifier.
+// The file identifier. IAM 26.4
 use aos_status::AosCode;
 
+use std::fs;
+
+use super::file::read_all as from_files;
 use super::*;
+use crate::config::IdentifierParams;
 
 struct Files {
     dir: tempfile::TempDir,
@@ -30,8 +34,8 @@ impl Files {
 fn identity_comes_from_files() {
     let files = Files::new(" \tsystem\n\n", " m ; 1.0\n", "one\ntwo\n");
     let identity = from_files(&files.params()).unwrap();
-    assert_eq!(identity.system_id, "system");
-    assert_eq!((identity.unit_model.as_str(), identity.version.as_str()), ("m", "1.0"));
+    assert_eq!(identity.system.system_id, "system");
+    assert_eq!((identity.system.unit_model.as_str(), identity.system.version.as_str()), ("m", "1.0"));
     assert_eq!(identity.subjects, ["one", "two"]);
 }
 

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use aos_status::NodeState;
-use aos_unit_api::iamanager::v6::iam_incoming_messages::IamIncomingMessage as Request;
-use aos_unit_api::iamanager::v6::iam_outgoing_messages::IamOutgoingMessage as Message;
+use aos_unit_api::iamanager::v7::iam_incoming_messages::IamIncomingMessage as Request;
+use aos_unit_api::iamanager::v7::iam_outgoing_messages::IamOutgoingMessage as Message;
 
 use crate::currentnode::NodeInfo;
 
@@ -100,6 +100,7 @@ enum Kind {
     Resume,
     CreateKey,
     ApplyCert,
+    RootCerts,
 }
 
 impl Kind {
@@ -113,6 +114,7 @@ impl Kind {
             Request::ResumeNodeRequest(_) => Self::Resume,
             Request::CreateKeyRequest(_) => Self::CreateKey,
             Request::ApplyCertRequest(_) => Self::ApplyCert,
+            Request::UpdateRootCertsRequest(_) => Self::RootCerts,
         }
     }
 
@@ -127,6 +129,7 @@ impl Kind {
             Message::ResumeNodeResponse(_) => Some(Self::Resume),
             Message::CreateKeyResponse(_) => Some(Self::CreateKey),
             Message::ApplyCertResponse(_) => Some(Self::ApplyCert),
+            Message::UpdateRootCertsResponse(_) => Some(Self::RootCerts),
         }
     }
 

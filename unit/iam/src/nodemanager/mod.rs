@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use aos_status::NodeState;
 use aos_supervise::Shutdown;
-use aos_unit_api::iamanager::v6::iam_incoming_messages::IamIncomingMessage as Request;
-use aos_unit_api::iamanager::v6::iam_outgoing_messages::IamOutgoingMessage as Message;
+use aos_unit_api::iamanager::v7::iam_incoming_messages::IamIncomingMessage as Request;
+use aos_unit_api::iamanager::v7::iam_outgoing_messages::IamOutgoingMessage as Message;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::Error;

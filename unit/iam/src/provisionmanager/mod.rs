@@ -10,19 +10,27 @@ use crate::Error;
 use crate::certhandler::{CertHandler, CertRecord};
 use crate::config::Config;
 use crate::currentnode::CurrentNode;
+use crate::identhandler::IdentHandler;
 
 mod command;
 mod core;
+mod roots;
 #[cfg(test)]
 mod tests;
 
 pub use self::core::{Order, Verdict};
 
+use roots::RootFile;
+
 const QUEUE: usize = 16;
 
+enum What {
+    Order(Order, String),
+    RootCerts(Vec<String>),
+}
+
 struct Job {
-    order: Order,
-    password: String,
+    what: What,
     answer: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -31,14 +39,23 @@ struct Job {
 pub struct ProvisionManager {
     jobs: mpsc::Sender<Job>,
     certs: CertHandler,
-    system_id: Option<String>,
+    identity: Option<IdentHandler>,
 }
 
 impl ProvisionManager {
     /// Carries out an order; `password` is the tokens' security officer PIN where it matters.
     pub async fn order(&self, order: Order, password: String) -> Result<(), Error> {
+        self.job(What::Order(order, password)).await
+    }
+
+    /// Takes new root certificates (PEM) for checking peers.
+    pub async fn update_roots(&self, certs: Vec<String>) -> Result<(), Error> {
+        self.job(What::RootCerts(certs)).await
+    }
+
+    async fn job(&self, what: What) -> Result<(), Error> {
         let (answer, result) = oneshot::channel();
-        self.jobs.send(Job { order, password, answer }).await.map_err(|_| Error::Stopping)?;
+        self.jobs.send(Job { what, answer }).await.map_err(|_| Error::Stopping)?;
         result.await.map_err(|_| Error::Stopping)?
     }
 
@@ -48,9 +65,9 @@ impl ProvisionManager {
     }
 
     /// The subject of a certificate request: as asked, else the system ID.
-    pub fn subject(&self, asked: &str) -> Result<String, Error> {
-        match (asked, &self.system_id) {
-            ("", Some(system_id)) => Ok(system_id.clone()),
+    pub async fn subject(&self, asked: &str) -> Result<String, Error> {
+        match (asked, &self.identity) {
+            ("", Some(identity)) => Ok(identity.system().await?.system_id),
             ("", None) => Err(Error::NotFound("subject can't be empty".into())),
             (subject, _) => Ok(subject.to_owned()),
         }
@@ -58,7 +75,7 @@ impl ProvisionManager {
 
     /// Makes a key and the request for its certificate, as PEM.
     pub async fn create_key(&self, cert_type: String, subject: &str) -> Result<String, Error> {
-        self.certs.create_key(cert_type, self.subject(subject)?).await
+        self.certs.create_key(cert_type, self.subject(subject).await?).await
     }
 
     /// Stores an issued certificate, PEM chain with the leaf first and a root.
@@ -82,6 +99,7 @@ pub struct Task {
     node: CurrentNode,
     certs: CertHandler,
     commands: Commands,
+    roots: RootFile,
 }
 
 /// Makes the manager and its task.
@@ -89,7 +107,7 @@ pub fn open(
     config: &Config,
     node: CurrentNode,
     certs: CertHandler,
-    system_id: Option<String>,
+    identity: Option<IdentHandler>,
 ) -> (ProvisionManager, Task) {
     let (jobs, queue) = mpsc::channel(QUEUE);
     let commands = Commands {
@@ -98,8 +116,9 @@ pub fn open(
         finish: config.finish_provisioning_cmd_args.clone(),
         deprovision: config.deprovision_cmd_args.clone(),
     };
-    let task = Task { jobs: queue, node, certs: certs.clone(), commands };
-    (ProvisionManager { jobs, certs, system_id }, task)
+    let roots = RootFile::new(config.ca_cert.clone());
+    let task = Task { jobs: queue, node, certs: certs.clone(), commands, roots };
+    (ProvisionManager { jobs, certs, identity }, task)
 }
 
 impl Task {
@@ -111,20 +130,28 @@ impl Task {
                 () = shutdown.wait() => None,
             };
             let Some(job) = job else { return Ok(()) };
+            let name = match &job.what {
+                What::Order(order, _) => order.name(),
+                What::RootCerts(_) => "update of root certificates",
+            };
             let result = tokio::select! {
-                result = self.carry_out(job.order, job.password) => result,
+                result = self.carry_out(job.what) => result,
                 // A program that hangs must not keep us from stopping.
                 () = shutdown.wait() => Err(Error::Stopping),
             };
             match &result {
-                Ok(()) => tracing::info!("{} done, node is {}", job.order.name(), self.node.state()),
-                Err(error) => tracing::error!("{} failed: {}", job.order.name(), crate::error::chain(error)),
+                Ok(()) => tracing::info!("{name} done, node is {}", self.node.state()),
+                Err(error) => tracing::error!("{name} failed: {}", crate::error::chain(error)),
             }
             let _ = job.answer.send(result);
         }
     }
 
-    async fn carry_out(&self, order: Order, password: String) -> Result<(), Error> {
+    async fn carry_out(&self, what: What) -> Result<(), Error> {
+        let (order, password) = match what {
+            What::Order(order, password) => (order, password),
+            What::RootCerts(certs) => return self.roots.update(certs, self.node.state()).await,
+        };
         let Verdict::Do(state) = order.check(self.node.state())? else { return Ok(()) };
         match order {
             Order::StartProvisioning => {

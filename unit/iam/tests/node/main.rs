@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure of these is the failure of the test")]
 
+mod access;
 mod certificates;
+mod generations;
 mod nodes;
 mod provisioning;
 mod rig;

@@ -61,7 +61,7 @@ async fn provision_with_every_check(rig: &Rig, authority: &Authority) {
     let public = || plain_channel(&daemon.public);
 
     let version = IamVersionServiceClient::new(public()).get_api_version(()).await.unwrap().into_inner();
-    assert_eq!(version.version, 6);
+    assert_eq!(version.version, 7);
     let system = IamPublicIdentityServiceClient::new(public()).get_system_info(()).await.unwrap();
     assert_eq!(system.get_ref().system_id, "unit-under-test");
     assert_eq!((&*system.get_ref().unit_model, &*system.get_ref().version), ("model", "1.0"));

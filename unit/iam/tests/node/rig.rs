@@ -57,7 +57,7 @@ pub fn be_daemon() {
         let args = Args { config: dir.join("iam.cfg"), provisioning: mode == "provisioning" };
         let shutdown = Shutdown::on_signals().unwrap();
         let app = App::start(args, dir.join("run"), shutdown).await.map_err(|error| describe(&error))?;
-        let addresses = format!("{} {}", app.public_addr().port(), app.protected_addr().port());
+        let addresses = format!("{} {}", app.public_addr(), app.protected_addr());
         aos_durable::write_atomic(&dir.join("addresses"), addresses.as_bytes(), 0o600).unwrap();
         app.run().await.map_err(|error| describe(&error))
     });
@@ -168,8 +168,7 @@ impl Rig {
         })
         .await;
         let (public, protected) = addresses.split_once(' ').unwrap();
-        let local = |port: &str| format!("127.0.0.1:{port}");
-        Daemon { child, public: local(public), protected: local(protected) }
+        Daemon { child, public: public.into(), protected: protected.into() }
     }
 
     /// Starts the daemon, which must refuse; returns why.
@@ -329,8 +328,14 @@ impl Authority {
 
     /// A client with a key in memory.
     pub fn client(&self) -> Arc<CertifiedKey> {
+        self.client_of("a client of nobody")
+    }
+
+    /// As [`Self::client`], with this common name.
+    pub fn client_of(&self, name: &str) -> Arc<CertifiedKey> {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let der = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());

@@ -1,0 +1,39 @@
+//! Where a server listens: TCP (`host:port`, `:port`, `[v6]:port`) or a Unix socket (`unix:/path`).
+
+use std::sync::Arc;
+
+use aos_tls::{Incoming, Protocol, TlsError, UnixIncoming};
+use rustls::ServerConfig;
+
+/// Components run as several users and prove themselves by certificates, not by file rights.
+const SOCKET_MODE: u32 = 0o666;
+
+/// A listening server socket.
+pub enum Listener {
+    /// TCP.
+    Tcp(Box<Incoming>),
+    /// A Unix socket.
+    Unix(Box<UnixIncoming>),
+}
+
+impl Listener {
+    /// Listens; without `tls` in plain text.
+    pub async fn bind(address: &str, tls: Option<&Arc<ServerConfig>>) -> Result<Self, TlsError> {
+        if let Some(path) = aos_tls::unix_path(address) {
+            return Ok(Self::Unix(Box::new(UnixIncoming::bind(path, tls, SOCKET_MODE).await?)));
+        }
+        let incoming = match tls {
+            Some(tls) => Incoming::bind_tls(address, tls, Protocol::Grpc).await?,
+            None => Incoming::bind_plain(address).await?,
+        };
+        Ok(Self::Tcp(Box::new(incoming)))
+    }
+
+    /// Where it listens, with the port that the system chose.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Tcp(incoming) => incoming.local_addr().to_string(),
+            Self::Unix(incoming) => format!("unix:{}", incoming.path().display()),
+        }
+    }
+}

@@ -35,8 +35,8 @@ pub enum Event<'a> {
     Withdraw(Txn),
     /// A delivered message has taken effect, or is kept durably: acknowledge it.
     Accepted(Txn),
-    /// A delivered message cannot be taken now; forget that it came. A cloud answers with a nack, a Unit says
-    /// nothing and gets the message again.
+    /// A delivered message cannot be taken now; forget that it came. A cloud answers with a nack when the
+    /// message came within half of the timeout; a late cloud and a Unit say nothing and get it again.
     Refused {
         /// The message.
         txn: Txn,

@@ -1,5 +1,7 @@
 //! What became of received messages: delivered and undecided, or accepted and remembered.
 
+use std::time::Instant;
+
 use aos_ids::Txn;
 
 use crate::memory::Memory;
@@ -17,8 +19,8 @@ pub(crate) enum Known {
 
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    /// Few, and mostly none.
-    undecided: Vec<Txn>,
+    /// With the time of the last copy. Few, and mostly none.
+    undecided: Vec<(Txn, Instant)>,
     accepted: Memory,
 }
 
@@ -34,7 +36,7 @@ impl Incoming {
     pub(crate) fn known(&self, txn: &Txn) -> Known {
         if self.accepted.contains(txn) {
             Known::Accepted
-        } else if self.undecided.contains(txn) {
+        } else if self.undecided.iter().any(|(undecided, _)| undecided == txn) {
             Known::Undecided
         } else {
             Known::New
@@ -45,18 +47,22 @@ impl Incoming {
         self.undecided.len()
     }
 
-    pub(crate) fn deliver(&mut self, txn: Txn) {
-        self.undecided.push(txn);
+    /// Notes a copy of a message without decision.
+    pub(crate) fn copy(&mut self, txn: &Txn, now: Instant) {
+        match self.undecided.iter_mut().find(|(undecided, _)| undecided == txn) {
+            Some((_, last)) => *last = now,
+            None => self.undecided.push((txn.clone(), now)),
+        }
     }
 
-    /// Ends the wait for a decision; false when there is none to make.
-    pub(crate) fn decide(&mut self, txn: &Txn) -> bool {
-        let Some(at) = self.undecided.iter().position(|undecided| undecided == txn) else { return false };
-        self.undecided.swap_remove(at);
+    /// Ends the wait for a decision and tells when the last copy came; nothing when there is none to make.
+    pub(crate) fn decide(&mut self, txn: &Txn) -> Option<Instant> {
+        let at = self.undecided.iter().position(|(undecided, _)| undecided == txn)?;
+        let (_, last) = self.undecided.swap_remove(at);
         if self.undecided.is_empty() {
             self.undecided = Vec::new();
         }
-        true
+        Some(last)
     }
 
     pub(crate) fn remember(&mut self, txn: &Txn) {
@@ -70,7 +76,7 @@ impl Incoming {
 
     /// Heap memory, bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let texts = self.undecided.iter().map(|txn| txn.as_str().len()).sum::<usize>();
-        self.undecided.capacity() * size_of::<Txn>() + texts + self.accepted.memory_bytes()
+        let texts = self.undecided.iter().map(|(txn, _)| txn.as_str().len()).sum::<usize>();
+        self.undecided.capacity() * size_of::<(Txn, Instant)>() + texts + self.accepted.memory_bytes()
     }
 }

@@ -90,7 +90,10 @@ impl Session {
             Event::Withdraw(txn) => self.queue.withdraw(&txn),
             Event::Accepted(txn) => self.accepted(now, txn, &mut actions),
             Event::Refused { txn, retry_after } => {
-                if self.incoming.decide(&txn) {
+                // An upstream Unit that gets a nack for a message that it has sent anew or given up loses one of
+                // its workers to it. After half of the timeout silence is the better answer.
+                let last = self.incoming.decide(&txn);
+                if last.is_some_and(|last| now.instant <= last + self.config.ack_timeout / 2) {
                     self.send_nack(now, &txn, retry_after, &mut actions);
                 }
             }
@@ -177,13 +180,13 @@ impl Session {
                 let txn = &envelope.header.txn;
                 match self.incoming.known(txn) {
                     Known::Accepted => self.send_ack(now, txn, actions),
-                    Known::Undecided => {}
+                    Known::Undecided => self.incoming.copy(txn, now.instant),
                     Known::New if self.incoming.undecided() >= self.config.undecided => {
                         self.send_nack(now, txn, OVERLOAD_PAUSE, actions);
                         actions.push(Action::Rejected(Rejection::Overload { txn: txn.clone() }));
                     }
                     Known::New => {
-                        self.incoming.deliver(txn.clone());
+                        self.incoming.copy(txn, now.instant);
                         actions.push(Action::Deliver(Box::new(envelope)));
                     }
                 }
@@ -192,7 +195,7 @@ impl Session {
     }
 
     fn accepted(&mut self, now: Now, txn: Txn, actions: &mut Vec<Action>) {
-        if self.incoming.decide(&txn) {
+        if self.incoming.decide(&txn).is_some() {
             self.send_ack(now, &txn, actions);
             self.incoming.remember(&txn);
         }

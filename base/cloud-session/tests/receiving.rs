@@ -93,6 +93,14 @@ fn only_a_cloud_nacks() {
     assert_eq!((&replies[0].body, &replies[0].header.txn), (&pause, &envelope.header.txn));
     assert_eq!(cloud.on(refuse(&envelope.header.txn)), [], "at most one nack per copy");
     assert!(matches!(cloud.receive(&envelope)[..], [Action::Deliver(_)]), "its repetition is new");
+    // A Unit that has given up waiting must not be told: upstream's loses a worker to it.
+    cloud.pass(5.1);
+    assert_eq!(cloud.on(refuse(&envelope.header.txn)), [], "too late for a nack");
+    cloud.receive(&envelope);
+    cloud.pass(3.0);
+    cloud.receive(&envelope);
+    cloud.pass(3.0);
+    assert_eq!(sent(&cloud.on(refuse(&envelope.header.txn))).len(), 1, "counted from the last copy");
 
     let mut unit = End::unit().connected();
     let envelope = desired();

@@ -114,14 +114,53 @@ impl Broker {
         origin: Origin,
         envelope: Envelope,
     ) -> Result<oneshot::Receiver<Outcome>, DispatchError> {
+        match self.enqueue(origin, envelope)? {
+            Queued::Placed(outcome) => Ok(outcome),
+            Queued::Full(waiting) => Err(DispatchError::Full(waiting.kind)),
+        }
+    }
+
+    /// Like [`Broker::dispatch`], but with a full queue gives the message back, to wait for room. Who does
+    /// so takes nothing further from its Unit meanwhile.
+    pub fn enqueue(&self, origin: Origin, envelope: Envelope) -> Result<Queued, DispatchError> {
         let kind = envelope.body.message_type();
         let route = self.routes.get(&kind).ok_or(DispatchError::NoRoute(kind))?;
         let (finished, outcome) = oneshot::channel();
-        route.try_send(Inbound { origin, envelope, finished }).map_err(|error| match error {
-            TrySendError::Full(_) => DispatchError::Full(kind),
-            TrySendError::Closed(_) => DispatchError::Stopped(kind),
-        })?;
-        Ok(outcome)
+        match route.try_send(Inbound { origin, envelope, finished }) {
+            Ok(()) => Ok(Queued::Placed(outcome)),
+            Err(TrySendError::Full(inbound)) => {
+                let route = route.clone();
+                Ok(Queued::Full(Waiting { kind, route, inbound: Box::new(inbound), outcome }))
+            }
+            Err(TrySendError::Closed(_)) => Err(DispatchError::Stopped(kind)),
+        }
+    }
+}
+
+/// Where a message is.
+#[derive(Debug)]
+pub enum Queued {
+    /// In the queue of its handler; the receiver gets the outcome.
+    Placed(oneshot::Receiver<Outcome>),
+    /// Still here: the queue is full.
+    Full(Waiting),
+}
+
+/// A message that waits for room in the queue of its handler.
+#[derive(Debug)]
+pub struct Waiting {
+    kind: MessageType,
+    route: mpsc::Sender<Inbound>,
+    inbound: Box<Inbound>,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Waiting {
+    /// Waits for room, however long that takes. Those who wait get it in order.
+    pub async fn placed(self) -> Result<oneshot::Receiver<Outcome>, DispatchError> {
+        let kind = self.kind;
+        self.route.send(*self.inbound).await.map_err(|_| DispatchError::Stopped(kind))?;
+        Ok(self.outcome)
     }
 }
 
@@ -163,5 +202,22 @@ mod tests {
         drop(alerts);
         assert!(waiting.await.is_err());
         assert_eq!(send().unwrap_err(), DispatchError::Stopped(MessageType::Alerts));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_gets_it_in_order() {
+        let mut broker = Broker::new();
+        let mut alerts = broker.route(&[MessageType::Alerts], 1);
+        let send = || broker.enqueue(origin(), message(Body::Alerts(Alerts::default()))).unwrap();
+        let Queued::Placed(first) = send() else { panic!("there is room") };
+        let Queued::Full(waiting) = send() else { panic!("there is no room") };
+        let (second, ()) = tokio::join!(waiting.placed(), async {
+            let (_, _, finish) = alerts.recv().await.unwrap().into_parts();
+            finish.tell(Outcome::Done(vec![]));
+        });
+        assert!(first.await.is_ok());
+        let (_, _, finish) = alerts.recv().await.unwrap().into_parts();
+        finish.tell(Outcome::Later(OVERLOAD_PAUSE));
+        assert!(matches!(second.unwrap().await, Ok(Outcome::Later(_))));
     }
 }

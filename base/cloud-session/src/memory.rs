@@ -55,15 +55,12 @@ impl Memory {
         if self.uuids.len() + self.texts.len() >= self.limit {
             self.forget_oldest();
         }
-        match as_uuid(txn) {
-            Some(uuid) => {
-                self.grow();
-                self.uuids.push_back(uuid);
-            }
-            None => {
-                let before = self.forgotten + self.uuids.len() as u64;
-                self.texts.push_back(Text { before, text: txn.as_str().into() });
-            }
+        if let Some(uuid) = as_uuid(txn) {
+            self.grow();
+            self.uuids.push_back(uuid);
+        } else {
+            let before = self.forgotten + self.uuids.len() as u64;
+            self.texts.push_back(Text { before, text: txn.as_str().into() });
         }
     }
 

@@ -278,17 +278,26 @@ impl Queue {
         self.remove(at)
     }
 
-    /// Pauses a message in flight, or ends its tries. `None` when it is not in flight.
-    pub(crate) fn nack(&mut self, txn: &Txn, now: Instant, pause: Duration) -> Option<Option<Fate>> {
-        let in_flight = |entry: &Entry| matches!(entry.state, State::InFlight(_)) && entry.about.txn == *txn;
-        let at = self.entries.iter().position(in_flight)?;
+    fn in_flight(&self, txn: &Txn) -> Option<usize> {
+        let wanted = |entry: &Entry| matches!(entry.state, State::InFlight(_)) && entry.about.txn == *txn;
+        self.entries.iter().position(wanted)
+    }
+
+    /// True when the message is sent and waits for its acknowledgement.
+    pub(crate) fn is_in_flight(&self, txn: &Txn) -> bool {
+        self.in_flight(txn).is_some()
+    }
+
+    /// Pauses a message in flight, or ends its tries.
+    pub(crate) fn nack(&mut self, txn: &Txn, now: Instant, pause: Duration) -> Option<Fate> {
+        let at = self.in_flight(txn)?;
         let entry = &mut self.entries[at];
         entry.nacks += 1;
         entry.state = State::Paused(now + pause.clamp(MIN_PAUSE, MAX_PAUSE));
         if entry.nacks > self.free_nacks && entry.lose(self.resends) {
-            return Some(self.exhausted(at, now, DropReason::Nacked));
+            return self.exhausted(at, now, DropReason::Nacked);
         }
-        Some(None)
+        None
     }
 
     /// Handles deadlines that have come.

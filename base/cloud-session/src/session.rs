@@ -88,7 +88,7 @@ impl Session {
             Event::PeerAlive => self.alive(now),
             Event::Send { envelope, class } => self.push(&envelope, class, false, &mut actions),
             Event::Withdraw(txn) => self.queue.withdraw(&txn),
-            Event::Accepted(txn) => self.accepted(now, txn, &mut actions),
+            Event::Accepted(txn) => self.accepted(now, &txn, &mut actions),
             Event::Refused { txn, retry_after } => {
                 // An upstream Unit that gets a nack for a message that it has sent anew or given up loses one of
                 // its workers to it. After half of the timeout silence is the better answer.
@@ -170,7 +170,8 @@ impl Session {
             }
             Body::Nack(nack) => {
                 for txn in named(&envelope) {
-                    if let Some(fate) = self.queue.nack(&txn, now.instant, nack.retry_after) {
+                    if self.queue.is_in_flight(&txn) {
+                        let fate = self.queue.nack(&txn, now.instant, nack.retry_after);
                         actions.extend(fate.map(Action::from));
                         break;
                     }
@@ -194,10 +195,10 @@ impl Session {
         }
     }
 
-    fn accepted(&mut self, now: Now, txn: Txn, actions: &mut Vec<Action>) {
-        if self.incoming.decide(&txn).is_some() {
-            self.send_ack(now, &txn, actions);
-            self.incoming.remember(&txn);
+    fn accepted(&mut self, now: Now, txn: &Txn, actions: &mut Vec<Action>) {
+        if self.incoming.decide(txn).is_some() {
+            self.send_ack(now, txn, actions);
+            self.incoming.remember(txn);
         }
     }
 

@@ -138,6 +138,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
     let launcher = Launcher::open(parts).await?;
     keep_running(tree, "launcher", launcher.run(command_queue));
     let (connected, connection) = watch::channel(false);
+    let partitions = node.partitions.iter().map(|one| (one.name.clone(), one.path.clone().into())).collect();
     let client = SmClient {
         dial,
         pause: config.cm_reconnect_timeout,
@@ -147,7 +148,8 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         launcher: commands.clone(),
         networks,
         node_config: NodeConfigFile::new(config.node_config_file.clone()),
-        monitoring: Monitoring::new(node.max_dmips),
+        monitoring: Monitoring::new(node.max_dmips, partitions),
+        poll_period: config.poll_period,
         logs: LogProvider::new(commands.clone()),
         queue: outgoing,
         connected,

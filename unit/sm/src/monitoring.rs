@@ -1,18 +1,24 @@
-//! Load figures of this node: memory and CPU. Instances, partitions and traffic are not measured yet, and no
-//! periodic message is sent; a request for the average is answered.
+//! Load figures of this node: memory, CPU and used space. Instances and traffic are not measured yet.
 //!
-//! The average goes over the time since the request before, at most the configured window: the kernel counts
-//! CPU time anyway, so nothing has to wake up in between.
+//! A sample goes out every poll period, an average when it is asked for. Both tell the CPU time since the one
+//! of their kind before: the kernel counts it anyway, so nothing has to wake up in between.
 
 use std::fs;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aos_unit_api::servicemanager::v5 as wire;
 use wire::sm_outgoing_messages::SmOutgoingMessage as Wire;
 
+/// Most partitions told; peers have room for no more.
+const MAX_PARTITIONS: usize = 4;
+
 /// Reads the node's figures.
 pub struct Monitoring {
     max_dmips: u64,
-    before: Option<Ticks>,
+    partitions: Vec<(String, PathBuf)>,
+    averaged: Option<Ticks>,
+    sampled: Option<Ticks>,
 }
 
 #[derive(Clone, Copy)]
@@ -22,26 +28,65 @@ struct Ticks {
 }
 
 impl Monitoring {
-    /// For a node of this computing power.
-    pub fn new(max_dmips: u64) -> Self {
-        Self { max_dmips, before: None }
+    /// For a node of this computing power with these partitions, each with a folder in it.
+    pub fn new(max_dmips: u64, mut partitions: Vec<(String, PathBuf)>) -> Self {
+        partitions.truncate(MAX_PARTITIONS);
+        Self { max_dmips, partitions, averaged: None, sampled: None }
     }
 
     /// Answer to a request for the average.
     pub fn average(&mut self) -> Wire {
-        let cpu = fs::read_to_string("/proc/stat").ok().and_then(|text| ticks(&text)).map_or(0, |now| {
-            let before = self.before.replace(now).unwrap_or(Ticks { idle: 0, total: 0 });
-            let total = now.total.saturating_sub(before.total).max(1);
-            let idle = now.idle.saturating_sub(before.idle).min(total);
-            self.max_dmips.saturating_mul(total - idle) / total
-        });
-        let ram = fs::read_to_string("/proc/meminfo").ok().map_or(0, |text| used_memory(&text));
-        let node = wire::MonitoringData { ram, cpu, ..Default::default() };
+        let (node, now) = self.figures(self.averaged);
+        self.averaged = now;
         Wire::AverageMonitoring(wire::AverageMonitoring {
             node_monitoring: Some(node),
             instances_monitoring: vec![],
         })
     }
+
+    /// The present sample.
+    pub fn sample(&mut self) -> Wire {
+        let (node, now) = self.figures(self.sampled);
+        self.sampled = now;
+        Wire::InstantMonitoring(wire::InstantMonitoring {
+            node_monitoring: Some(node),
+            instances_monitoring: vec![],
+        })
+    }
+
+    fn figures(&self, before: Option<Ticks>) -> (wire::MonitoringData, Option<Ticks>) {
+        let now = fs::read_to_string("/proc/stat").ok().and_then(|text| ticks(&text));
+        let cpu = now.map_or(0, |now| {
+            let before = before.unwrap_or(Ticks { idle: 0, total: 0 });
+            let total = now.total.saturating_sub(before.total).max(1);
+            let idle = now.idle.saturating_sub(before.idle).min(total);
+            self.max_dmips.saturating_mul(total - idle) / total
+        });
+        let ram = fs::read_to_string("/proc/meminfo").ok().map_or(0, |text| used_memory(&text));
+        let partitions = self.partitions.iter().filter_map(|(name, path)| {
+            let used_size = used_space(path)?;
+            Some(wire::PartitionUsage { name: name.clone(), used_size })
+        });
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let timestamp = prost_types::Timestamp {
+            seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
+        };
+        let data = wire::MonitoringData {
+            timestamp: Some(timestamp),
+            ram,
+            cpu,
+            partitions: partitions.collect(),
+            ..Default::default()
+        };
+        (data, now)
+    }
+}
+
+/// Bytes that are in use on the file system of `path`; `None` when it cannot be asked.
+fn used_space(path: &PathBuf) -> Option<u64> {
+    let facts = rustix::fs::statvfs(path).ok()?;
+    Some(facts.f_blocks.saturating_sub(facts.f_bfree).saturating_mul(facts.f_frsize))
 }
 
 fn ticks(stat: &str) -> Option<Ticks> {
@@ -74,9 +119,21 @@ mod tests {
     // SM-42, SM-57
     #[test]
     fn a_request_is_answered_with_real_figures() {
-        let Wire::AverageMonitoring(answer) = Monitoring::new(10_000).average() else { panic!("no average") };
+        let mut monitoring = Monitoring::new(10_000, vec![]);
+        let Wire::AverageMonitoring(answer) = monitoring.average() else { panic!("no average") };
         let node = answer.node_monitoring.unwrap();
         assert!(node.ram > 0);
         assert!(node.cpu <= 10_000);
+    }
+
+    #[test]
+    fn a_sample_has_its_time_and_the_used_space() {
+        let gone = ("gone".to_owned(), PathBuf::from("/no/such/folder"));
+        let mut monitoring = Monitoring::new(10_000, vec![("root".to_owned(), PathBuf::from("/")), gone]);
+        let Wire::InstantMonitoring(sample) = monitoring.sample() else { panic!("no sample") };
+        let node = sample.node_monitoring.unwrap();
+        assert!(node.timestamp.unwrap().seconds > 1_700_000_000);
+        let [root] = node.partitions.as_slice() else { panic!("{:?}", node.partitions) };
+        assert!(root.name == "root" && root.used_size > 0, "{root:?}");
     }
 }

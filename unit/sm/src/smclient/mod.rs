@@ -92,6 +92,8 @@ pub struct SmClient {
     pub node_config: NodeConfigFile,
     /// Load figures.
     pub monitoring: Monitoring,
+    /// Between two samples of them.
+    pub poll_period: Duration,
     /// Logs.
     pub logs: LogProvider,
     /// Messages of our own.
@@ -216,6 +218,11 @@ impl SmClient {
         sender: &mpsc::Sender<wire::SmOutgoingMessages>,
         certificate: &mut Option<CertificateSource>,
     ) -> Result<(), Error> {
+        let mut poll = tokio::time::interval(self.poll_period);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first tick comes at once; a first sample has nothing to compare with yet.
+        poll.tick().await;
+        self.monitoring.sample();
         loop {
             let renewed = async {
                 match certificate {
@@ -238,6 +245,10 @@ impl SmClient {
                     if sender.send(wrap(message)).await.is_err() {
                         return Ok(());
                     }
+                }
+                _ = poll.tick() => {
+                    // A full stream drops the sample: the next one is as good.
+                    let _ = sender.try_send(wrap(self.monitoring.sample()));
                 }
                 () = renewed => {
                     tracing::info!("our certificate has changed, connecting anew");

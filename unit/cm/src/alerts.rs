@@ -1,7 +1,8 @@
 //! Alerts of the nodes on their way to the cloud.
 //!
-//! At most 32 wait; one that says the same as a waiting one is dropped, and when all places are taken the new
-//! one is dropped and counted. Every send period up to 16 go into a message, until none wait.
+//! At most 64 wait, the newest: when all places are taken the oldest goes and is counted. One that says the
+//! same as a waiting one is dropped. Every send period up to 16 go into a message, until none wait. Without a
+//! link they wait here.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use aos_unit_api::common::v2::InstanceIdent;
 use aos_unit_api::servicemanager::v5::{self, alert::AlertItem};
 
 /// Alerts that may wait.
-const MAX_WAITING: usize = 32;
+const MAX_WAITING: usize = 64;
 /// Alerts in one message.
 const MAX_IN_MESSAGE: usize = 16;
 
@@ -59,9 +60,9 @@ impl Waiting {
             return;
         }
         if self.alerts.len() >= MAX_WAITING {
+            self.alerts.pop_front();
             self.dropped += 1;
             tracing::warn!("too many alerts, {} dropped so far", self.dropped);
-            return;
         }
         self.alerts.push_back(alert);
         self.since.get_or_insert(now);
@@ -178,18 +179,25 @@ mod tests {
         }
     }
 
-    // CM-17, CM-29: bounded, without repetitions, in batches.
+    // CM-17, CM-29: bounded, without repetitions, in batches; the newest are kept.
     #[test]
     fn alerts_are_bounded_and_batched() {
         let (node, now) = (NodeId::new("n").unwrap(), Instant::now());
         let mut waiting = Waiting::new(Duration::from_secs(10));
-        for n in 0..40 {
+        for n in 0..70 {
             waiting.push(&node, alert(&format!("alert {n}"), 1), now);
             waiting.push(&node, alert(&format!("alert {n}"), 2), now);
         }
         assert_eq!(waiting.deadline(), Some(now + Duration::from_secs(10)));
-        let sizes: Vec<usize> = waiting.take().iter().map(|message| message.items.len()).collect();
-        assert_eq!((sizes, waiting.dropped), (vec![16, 16], 16));
+        let messages = waiting.take();
+        let sizes: Vec<usize> = messages.iter().map(|message| message.items.len()).collect();
+        assert_eq!((sizes, waiting.dropped), (vec![16, 16, 16, 16], 6));
+        let text = |alert: &Alert| match alert {
+            Alert::SystemAlert(alert) => alert.message.clone(),
+            other => panic!("{other:?}"),
+        };
+        let told: Vec<String> = messages.iter().flat_map(|message| &message.items).map(text).collect();
+        assert_eq!(told, (6..70).map(|n| format!("alert {n}")).collect::<Vec<_>>());
         assert_eq!(waiting.deadline(), None);
         assert!(waiting.take().is_empty());
     }

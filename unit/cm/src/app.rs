@@ -79,6 +79,7 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
         slot: iam.slot(ONLINE),
         identity: iam.identity(ONLINE),
         system_id: system_id.clone(),
+        iam: iam.clone(),
     };
     let coordinator_db = db()?;
     let stored = communication::Stored::load(&coordinator_db)?;

@@ -39,6 +39,9 @@ struct File {
     dns_pid_file: Option<PathBuf>,
     unit_status_send_timeout: Option<DurationText>,
     cloud_response_wait_timeout: Option<DurationText>,
+    cloud_ping_interval: Option<DurationText>,
+    cloud_dead_timeout: Option<DurationText>,
+    open_enveloped_messages: bool,
     monitoring: Monitoring,
     node_info_provider: NodeInfoProvider,
     alerts: Alerts,
@@ -130,6 +133,12 @@ pub struct Config {
     pub unit_status_send_timeout: Duration,
     /// Time for an acknowledgement and for an answer of the cloud.
     pub cloud_response_wait_timeout: Duration,
+    /// Time between pings to the cloud.
+    pub cloud_ping_interval: Duration,
+    /// Time without a sign of life after which the link to the cloud is given up.
+    pub cloud_dead_timeout: Duration,
+    /// Whether frames sealed for the `offline` certificate are opened.
+    pub open_enveloped_messages: bool,
     /// Period of monitoring messages.
     pub monitoring_send_period: Duration,
     /// Time a node may be without its Service Manager.
@@ -189,6 +198,12 @@ impl Config {
         let _ = (file.monitoring.poll_period, file.monitoring.average_window);
         let _ = (file.migration.migration_path, file.migration.merged_migration_path);
 
+        let cloud_ping_interval = time("cloudPingInterval", file.cloud_ping_interval, 30 * SECOND)?;
+        let cloud_dead_timeout = time("cloudDeadTimeout", file.cloud_dead_timeout, 3 * cloud_ping_interval)?;
+        if cloud_dead_timeout <= cloud_ping_interval {
+            return Err(ConfigError::key(path, "cloudDeadTimeout", "must be longer than cloudPingInterval"));
+        }
+
         let wd = file.working_dir;
         let below = |given: Option<PathBuf>, name: &str| given.unwrap_or_else(|| wd.join(name));
         let dns_storage_path = file.dns_storage_path.unwrap_or_else(|| "/var/aos/dns".into());
@@ -218,6 +233,9 @@ impl Config {
                 file.cloud_response_wait_timeout,
                 10 * SECOND,
             )?,
+            cloud_ping_interval,
+            cloud_dead_timeout,
+            open_enveloped_messages: file.open_enveloped_messages,
             monitoring_send_period: time("monitoring.sendPeriod", file.monitoring.send_period, MINUTE)?,
             sm_connection_timeout: time(
                 "nodeInfoProvider.smConnectionTimeout",

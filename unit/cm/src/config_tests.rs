@@ -24,6 +24,8 @@ fn defaults() {
     assert_eq!(config.dns_pid_file, Path::new("/var/aos/dns/pidfile"));
     assert_eq!(config.unit_status_send_timeout, 10 * SECOND);
     assert_eq!(config.cloud_response_wait_timeout, 10 * SECOND);
+    assert_eq!((config.cloud_ping_interval, config.cloud_dead_timeout), (30 * SECOND, 90 * SECOND));
+    assert!(!config.open_enveloped_messages);
     assert_eq!(config.monitoring_send_period, MINUTE);
     assert_eq!(config.sm_connection_timeout, MINUTE);
     assert_eq!(config.alerts_send_period, 10 * SECOND);
@@ -44,7 +46,8 @@ fn every_key_is_read_in_any_letter_case() {
         "overrideServiceDiscoveryUrl": "http://b:2/x", "cloudMessageLog": "/log", "iamPublicServerURL": "p:1",
         "iamProtectedServerUrl": "q:2", "cmServerUrl": ":3", "fileServerUrl": "f:4", "dnsStoragePath": "/d",
         "dnsIp": "10.0.0.1", "dnsPidFile": "/pid", "unitStatusSendTimeout": "1s",
-        "cloudResponseWaitTimeout": "PT2S", "monitoring": {"pollPeriod": "3s", "sendPeriod": "4s"},
+        "cloudResponseWaitTimeout": "PT2S", "cloudPingInterval": "12s", "cloudDeadTimeout": "13s",
+        "openEnvelopedMessages": true, "monitoring": {"pollPeriod": "3s", "sendPeriod": "4s"},
         "nodeInfoProvider": {"smConnectionTimeout": "5s"}, "alerts": {"sendPeriod": "6s"},
         "imageManager": {"installPath": "/i", "downloadPath": "/o", "updateItemTTL": "7s",
         "removeOutdatedPeriod": "8s"}, "launcher": {"nodesConnectionTimeout": "9s", "instanceTtl": "10s",
@@ -70,6 +73,9 @@ fn every_key_is_read_in_any_letter_case() {
         dns_pid_file: "/pid".into(),
         unit_status_send_timeout: SECOND,
         cloud_response_wait_timeout: 2 * SECOND,
+        cloud_ping_interval: 12 * SECOND,
+        cloud_dead_timeout: 13 * SECOND,
+        open_enveloped_messages: true,
         monitoring_send_period: 4 * SECOND,
         sm_connection_timeout: 5 * SECOND,
         alerts_send_period: 6 * SECOND,
@@ -98,6 +104,7 @@ fn what_is_wrong_is_said_with_file_and_key() {
             "unitStatusSendTimeout",
         ),
         (&LEAST.replace("\":8093\"", "\":8093\", \"alerts\": {\"sendPeriod\": 0}"), "alerts.sendPeriod"),
+        (&LEAST.replace("\":8093\"", "\":8093\", \"cloudDeadTimeout\": \"30s\""), "cloudDeadTimeout"),
         (&LEAST.replace("\":8093\"", "\":8093\", \"dnsIp\": \"dns\""), "dnsIp"),
     ];
     for (text, key) in wrong {

@@ -24,6 +24,8 @@ const MAX_WRITE_BUFFER: usize = 2 * MAX_FRAME;
 const UPGRADE_TIME: Duration = Duration::from_secs(30);
 /// Addresses that are kept of one answer.
 const MAX_ADDRESSES: usize = 8;
+/// Discovery servers asked in one attempt, when each names another.
+const MAX_HOPS: usize = 4;
 
 /// An open link.
 pub type Socket = WebSocketStream<Stream>;
@@ -104,13 +106,16 @@ impl Connector {
         self.delay
     }
 
-    /// Forgets all addresses, as after a change of the certificate.
+    /// Forgets what discovery said, as after a change of the certificate.
     pub fn forget(&mut self) {
         self.addresses.clear();
         self.redirected.clear();
+        self.token.clear();
+        self.delay = None;
     }
 
-    /// One attempt. An address that fails is not tried again before the next discovery.
+    /// One attempt. An address that fails is not tried again before the next discovery; one that worked stays
+    /// the first.
     pub async fn connect(
         &mut self,
         system_id: &SystemId,
@@ -127,7 +132,7 @@ impl Connector {
                 if let ConnectError::Upgrade { source, .. } = &error
                     && matches!(source.as_ref(), WsError::Http(answer) if answer.status() == http::StatusCode::UNAUTHORIZED)
                 {
-                    self.addresses.clear();
+                    self.forget();
                 }
                 Err(error)
             }
@@ -135,28 +140,31 @@ impl Connector {
     }
 
     async fn discover(&mut self, system_id: &SystemId, leaf: Option<&[u8]>) -> Result<(), ConnectError> {
-        let url = match self.redirected.pop_front() {
-            Some(url) => url,
-            None => discovery::choose(&self.configured, leaf).map_err(ConnectError::NoUrl)?,
-        };
-        let response = discovery::ask(&self.dialer, &url, system_id)
-            .await
-            .map_err(|source| ConnectError::Discovery { url: url.to_string(), source })?;
-        self.delay = response.delay();
-        self.token.clone_from(&response.auth_token);
-        match response.verdict() {
-            Verdict::Connect(addresses) => {
-                self.addresses = addresses.into_iter().take(MAX_ADDRESSES).collect();
-                Ok(())
+        for _ in 0..MAX_HOPS {
+            let url = match self.redirected.pop_front() {
+                Some(url) => url,
+                None => discovery::choose(&self.configured, leaf).map_err(ConnectError::NoUrl)?,
+            };
+            let response = discovery::ask(&self.dialer, &url, system_id)
+                .await
+                .map_err(|source| ConnectError::Discovery { url: url.to_string(), source })?;
+            self.delay = response.delay();
+            self.token.clone_from(&response.auth_token);
+            match response.verdict() {
+                Verdict::Connect(addresses) => {
+                    self.addresses = addresses.into_iter().take(MAX_ADDRESSES).collect();
+                    return Ok(());
+                }
+                Verdict::Redirect(urls) => {
+                    let urls = urls.iter().filter_map(|url| Url::parse(url).ok());
+                    self.redirected = urls.take(MAX_ADDRESSES).collect();
+                }
+                Verdict::RepeatLater(delay) => return Err(ConnectError::Later(delay)),
+                Verdict::Failed => return Err(ConnectError::NoAddress),
             }
-            Verdict::Redirect(urls) => {
-                self.redirected =
-                    urls.iter().filter_map(|url| Url::parse(url).ok()).take(MAX_ADDRESSES).collect();
-                Err(ConnectError::NoAddress)
-            }
-            Verdict::RepeatLater(delay) => Err(ConnectError::Later(delay)),
-            Verdict::Failed => Err(ConnectError::NoAddress),
         }
+        self.redirected.clear();
+        Err(ConnectError::NoAddress)
     }
 
     async fn open(&self, address: &str) -> Result<Socket, ConnectError> {

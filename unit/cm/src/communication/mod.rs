@@ -7,23 +7,30 @@
 mod connector;
 mod discovery;
 mod log;
+mod mail;
 pub mod outbox;
+mod pause;
 mod questions;
+mod sealed;
+mod serving;
+mod state;
 mod task;
 
 use std::sync::Arc;
 
 use aos_cloud_protocol::{BlobInfo, Body, Envelope, UnitStatus};
+use aos_iam_link::IamLink;
 use aos_ids::{Digest, SystemId, Txn};
 use aos_tls::IdentitySlot;
 use rusqlite::Connection;
 use rustls::RootCertStore;
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::connector::Connector;
 use self::log::MessageLog;
-use self::questions::Questions;
+use self::mail::Times;
+use self::sealed::Opener;
+pub use self::state::CloudState;
 pub use self::task::Task;
 use crate::config::Config;
 use crate::database::StoreError;
@@ -119,24 +126,10 @@ pub enum Event {
     Refused(String),
     /// Kept messages that the cloud has acknowledged: they need not be kept any more.
     Acknowledged(Vec<Txn>),
-    /// A kept message that the cloud does not acknowledge, in words. It stays kept.
+    /// A message that the cloud does not acknowledge, in words. It stays kept.
     Parked(String),
-}
-
-/// State of the link, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CloudState {
-    /// `waiting` (for an identity), `connecting` or `connected`.
-    pub state: &'static str,
-    /// Address of the link, or of the last one.
-    pub url: Option<String>,
-    /// Since when, UTC.
-    pub since: String,
-    /// Why the last attempt failed or the last link ended.
-    pub last_error: Option<String>,
-    /// Messages that the cloud has not acknowledged.
-    pub queued: usize,
+    /// A delta of the status was given up: the cloud's picture is wrong until it gets a full one.
+    StatusLost,
 }
 
 /// Way to the task.
@@ -193,6 +186,8 @@ pub struct Sources {
     pub identity: watch::Receiver<Option<Arc<aos_token::Identity>>>,
     /// Identity of the Unit, once known.
     pub system_id: watch::Receiver<Option<SystemId>>,
+    /// Keys of enveloped frames.
+    pub iam: IamLink,
 }
 
 /// Makes the task and the way to it.
@@ -205,8 +200,7 @@ pub fn open(
     let (durable, durable_receiver) = mpsc::unbounded_channel();
     let (events, event_receiver) = mpsc::channel(EVENTS);
     let (connected, connected_receiver) = watch::channel(false);
-    let state = CloudState { state: "waiting", url: None, since: now_text(), last_error: None, queued: 0 };
-    let (state, state_receiver) = watch::channel(state);
+    let (state, state_receiver) = watch::channel(CloudState::new());
     let configured = discovery::Configured {
         overriding: config.override_service_discovery_url.clone(),
         fallback: config.service_discovery_url.clone(),
@@ -214,21 +208,20 @@ pub fn open(
     let task = Task {
         inbox: Inbox { commands: command_receiver, durable: durable_receiver },
         stored,
-        acknowledged: Vec::new(),
         events,
         connected,
         state,
         system_id: sources.system_id,
         identity: sources.identity,
-        wait: config.cloud_response_wait_timeout,
-        questions: Questions::new(config.cloud_response_wait_timeout),
+        times: Times {
+            wait: config.cloud_response_wait_timeout,
+            ping: config.cloud_ping_interval,
+            dead: config.cloud_dead_timeout,
+        },
+        opener: config.open_enveloped_messages.then(|| Opener::new(sources.iam)),
         log: config.cloud_message_log.clone().map(MessageLog::new),
         connector: Connector::new(Dialer::new(&sources.roots, &sources.slot)?, configured),
     };
     let way = Communication { commands, durable, connected: connected_receiver, state: state_receiver };
     Ok((way, event_receiver, task))
-}
-
-fn now_text() -> String {
-    aos_cloud_protocol::time::to_text(jiff::Timestamp::now())
 }

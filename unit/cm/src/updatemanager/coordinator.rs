@@ -254,6 +254,22 @@ impl Coordinator {
         }
     }
 
+    /// Notes changes of state for the next monitoring message.
+    pub(super) fn note_states(&mut self) {
+        let now = Instant::now();
+        let nodes = self
+            .nodes
+            .statuses(now)
+            .into_iter()
+            .filter_map(|node| Some((node.identity.node_id().ok()?, node.state, node.is_connected)));
+        self.samples.nodes(nodes, now);
+        let instances = self.launcher.statuses().into_iter();
+        self.samples.instances(
+            instances.filter_map(|status| Some(((status.ident, status.node?), status.state))),
+            now,
+        );
+    }
+
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot::new(
             self.configs.statuses(),
@@ -275,6 +291,7 @@ impl Coordinator {
             communication::Event::Refused(why) => self.report_refused(&why),
             communication::Event::Acknowledged(txns) => self.acknowledged(&txns)?,
             communication::Event::Parked(what) => self.report(&what),
+            communication::Event::StatusLost => self.send_full_status(),
         }
         Ok(())
     }
@@ -328,15 +345,20 @@ impl Coordinator {
                 Action::FullStatus => {
                     tracing::info!("update {} is done", self.machine.stored().applied);
                     self.machine_timer = None;
-                    if *self.parts.cloud.connected().borrow() {
-                        let snapshot = self.snapshot();
-                        let full = self.reporter.full(snapshot);
-                        self.send(Body::UnitStatus(full), None);
-                    }
+                    self.send_full_status();
                 }
             }
         }
         Ok(())
+    }
+
+    /// Without a link it is the first message of the next one.
+    fn send_full_status(&mut self) {
+        if *self.parts.cloud.connected().borrow() {
+            let snapshot = self.snapshot();
+            let full = self.reporter.full(snapshot);
+            self.send(Body::UnitStatus(full), None);
+        }
     }
 
     fn tell_images(&self, command: imagemanager::Command) -> Result<(), CoordinatorError> {

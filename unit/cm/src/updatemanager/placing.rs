@@ -62,6 +62,7 @@ impl Coordinator {
     fn instances_changed(&mut self, node: &NodeId) -> Result<(), CoordinatorError> {
         let now = Instant::now();
         self.reporter.touch(now);
+        self.note_states();
         self.command(node);
         let starting = self.launcher.starting();
         let actions = self.machine.on(now, Step::Instances { starting });
@@ -70,6 +71,7 @@ impl Coordinator {
 
     /// A node came, went or changed: waiting instances may find a place now.
     pub(super) fn nodes_changed(&mut self) -> Result<(), CoordinatorError> {
+        self.note_states();
         let usable: BTreeSet<NodeId> = self.usable_nodes().into_iter().map(|node| node.id).collect();
         if usable != self.seen {
             self.seen.clone_from(&usable);

@@ -2,13 +2,14 @@
 //!
 //! A module is loaded and initialised once per path and process, and stays loaded: its state is global to
 //! the process. Slots are renumbered by some modules when a token is initialised, so tokens are recognised
-//! by serial number and label.
+//! by serial number and label together.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
+use cryptoki::object::Attribute;
 use cryptoki::session::UserType;
 use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
@@ -85,7 +86,7 @@ impl Library {
                 }
                 for slot in self.pkcs11.get_slots_with_token().map_err(listed)? {
                     if self.pkcs11.get_token_info(slot).is_ok_and(|info| !info.token_initialized()) {
-                        return Ok(Some(Token::new(self, slot, String::new())));
+                        return Ok(Some(Token::new(self, slot, None)));
                     }
                 }
                 Ok(None)
@@ -130,8 +131,7 @@ impl Library {
 
     fn token(self: &Arc<Self>, slot: Slot) -> Result<Token, Error> {
         let info = self.pkcs11.get_token_info(slot)?;
-        let serial = if info.token_initialized() { info.serial_number().to_owned() } else { String::new() };
-        Ok(Token::new(self, slot, serial))
+        Ok(Token::new(self, slot, TokenName::of(&info)))
     }
 
     fn initialised(self: &Arc<Self>, wanted: impl Fn(&TokenInfo) -> bool) -> Result<Option<Token>, Error> {
@@ -139,17 +139,17 @@ impl Library {
             // A token may vanish between the two calls.
             let Ok(info) = self.pkcs11.get_token_info(slot) else { continue };
             if info.token_initialized() && wanted(&info) {
-                return Ok(Some(Token::new(self, slot, info.serial_number().to_owned())));
+                return Ok(Some(Token::new(self, slot, TokenName::of(&info))));
             }
         }
         Ok(None)
     }
 
-    /// Slot of the token with this serial number now.
-    pub(crate) fn slot_of(&self, serial: &str) -> Result<Option<Slot>, Error> {
+    /// Slot of this token now.
+    pub(crate) fn slot_of(&self, name: &TokenName) -> Result<Option<Slot>, Error> {
         for slot in self.pkcs11.get_slots_with_token()? {
             let Ok(info) = self.pkcs11.get_token_info(slot) else { continue };
-            if info.token_initialized() && info.serial_number() == serial {
+            if TokenName::of(&info).as_ref() == Some(name) {
                 return Ok(Some(slot));
             }
         }
@@ -175,18 +175,33 @@ fn may_be_stale(error: &TokenError) -> bool {
     }
 }
 
+/// How a token is recognised. Some modules give all their tokens one serial number, others another one with
+/// each initialisation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TokenName {
+    serial: String,
+    pub(crate) label: String,
+}
+
+impl TokenName {
+    fn of(info: &TokenInfo) -> Option<Self> {
+        info.token_initialized()
+            .then(|| Self { serial: info.serial_number().to_owned(), label: info.label().to_owned() })
+    }
+}
+
 /// A token in a slot.
 #[derive(Debug, Clone)]
 pub struct Token {
     library: Arc<Library>,
     slot: Slot,
-    /// Serial number; empty as long as the token is not initialised.
-    serial: String,
+    /// `None` as long as the token is not initialised.
+    name: Option<TokenName>,
 }
 
 impl Token {
-    fn new(library: &Arc<Library>, slot: Slot, serial: String) -> Self {
-        Self { library: Arc::clone(library), slot, serial }
+    fn new(library: &Arc<Library>, slot: Slot, name: Option<TokenName>) -> Self {
+        Self { library: Arc::clone(library), slot, name }
     }
 
     /// Whether the token has been initialised, so that it has a label and an owner.
@@ -199,10 +214,8 @@ impl Token {
 
     /// The slot may have got another number since the token was found.
     fn slot_now(&self) -> Result<Slot, Error> {
-        if self.serial.is_empty() {
-            return Ok(self.slot);
-        }
-        Ok(self.library.slot_of(&self.serial)?.unwrap_or(self.slot))
+        let Some(name) = &self.name else { return Ok(self.slot) };
+        Ok(self.library.slot_of(name)?.unwrap_or(self.slot))
     }
 
     /// Takes ownership: erases every object, names the token and sets both PINs. Sessions and keys of the
@@ -214,7 +227,7 @@ impl Token {
         }
         let mut sessions = self.library.alone();
         sessions.retain(|session| match session.upgrade() {
-            Some(shared) if !self.serial.is_empty() && shared.serial() == self.serial => {
+            Some(shared) if self.name.as_ref() == Some(shared.name()) => {
                 shared.retire();
                 false
             }
@@ -224,7 +237,14 @@ impl Token {
         let call = |action| move |source| TokenError::Call { action, source };
         let pkcs11 = &self.library.pkcs11;
         let slot = self.slot_now().map_err(call("look for the token"))?;
-        pkcs11.init_token(slot, so_pin, label).map_err(call("initialise the token"))?;
+        match pkcs11.init_token(slot, so_pin, label) {
+            Err(Error::Pkcs11(RvError::ArgumentsBad | RvError::FunctionNotSupported, _))
+                if self.name.as_ref().is_some_and(|name| name.label == label) =>
+            {
+                return self.empty(slot, so_pin, user_pin);
+            }
+            other => other.map_err(call("initialise the token"))?,
+        }
         let token = self.after_init(slot, label).map_err(call("find the initialised token"))?;
         let token = token.ok_or_else(|| TokenError::NoToken { label: label.to_owned() })?;
         let session = pkcs11.open_rw_session(token.slot).map_err(call("open a session of the owner"))?;
@@ -234,9 +254,27 @@ impl Token {
         Ok(token)
     }
 
+    /// Takes ownership of a token that its module does not initialise twice: the owner gives it a new user PIN,
+    /// and the user erases what is on it.
+    fn empty(&self, slot: Slot, so_pin: &AuthPin, user_pin: &AuthPin) -> Result<Self, TokenError> {
+        let call = |action| move |source| TokenError::Call { action, source };
+        let session =
+            self.library.pkcs11.open_rw_session(slot).map_err(call("open a session of the owner"))?;
+        session.login(UserType::So, Some(so_pin)).map_err(call("log in as owner"))?;
+        session.init_pin(user_pin).map_err(call("set the user PIN"))?;
+        session.logout().map_err(call("log out as owner"))?;
+        session.login(UserType::User, Some(user_pin)).map_err(call("log in to the token"))?;
+        let objects = session.find_objects(&[Attribute::Token(true)]).map_err(call("list objects"))?;
+        for object in objects {
+            session.destroy_object(object).map_err(call("clear the token"))?;
+        }
+        session.logout().map_err(call("log out of the token"))?;
+        Ok(self.clone())
+    }
+
     fn after_init(&self, slot: Slot, label: &str) -> Result<Option<Self>, Error> {
         if let Ok(token) = self.library.token(slot)
-            && !token.serial.is_empty()
+            && token.name.is_some()
             && self.library.pkcs11.get_token_info(slot)?.label() == label
         {
             return Ok(Some(token));
@@ -250,8 +288,10 @@ impl Token {
     pub fn open(&self, user_pin: &AuthPin) -> Result<TokenSession, TokenError> {
         let mut sessions = self.library.alone();
         sessions.retain(|session| session.strong_count() > 0);
-        let of_this =
-            sessions.iter().filter_map(Weak::upgrade).filter(|shared| shared.serial() == self.serial);
+        let Some(name) = &self.name else {
+            return Err(TokenError::NoToken { label: String::new() });
+        };
+        let of_this = sessions.iter().filter_map(Weak::upgrade).filter(|shared| shared.name() == name);
         for shared in of_this {
             if shared.pin().expose_secret() == user_pin.expose_secret() {
                 shared.connect()?;
@@ -260,7 +300,7 @@ impl Token {
             // Logged in with another PIN, the token would accept any PIN now.
             shared.disconnect();
         }
-        let shared = Arc::new(Shared::new(Arc::clone(&self.library), self.serial.clone(), user_pin.clone()));
+        let shared = Arc::new(Shared::new(Arc::clone(&self.library), name.clone(), user_pin.clone()));
         match shared.connect() {
             Err(error) if may_be_stale(&error) => {
                 self.library.restart(&sessions)?;

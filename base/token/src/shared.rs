@@ -11,7 +11,7 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 
 use crate::TokenError;
-use crate::library::Library;
+use crate::library::{Library, TokenName};
 
 /// Failure inside an operation: of the token, which may be worth a second try, or our own finding.
 pub(crate) enum OpError {
@@ -46,7 +46,7 @@ struct State {
 
 pub(crate) struct Shared {
     library: Arc<Library>,
-    serial: String,
+    name: TokenName,
     pin: AuthPin,
     /// Held during a long operation that has a session of its own; taken before `state`.
     apart: Mutex<()>,
@@ -55,17 +55,17 @@ pub(crate) struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("serial", &self.serial).finish_non_exhaustive()
+        f.debug_struct("Shared").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
 impl Shared {
-    pub(crate) fn new(library: Arc<Library>, serial: String, pin: AuthPin) -> Self {
-        Self { library, serial, pin, apart: Mutex::default(), state: Mutex::default() }
+    pub(crate) fn new(library: Arc<Library>, name: TokenName, pin: AuthPin) -> Self {
+        Self { library, name, pin, apart: Mutex::default(), state: Mutex::default() }
     }
 
-    pub(crate) fn serial(&self) -> &str {
-        &self.serial
+    pub(crate) fn name(&self) -> &TokenName {
+        &self.name
     }
 
     pub(crate) fn library(&self) -> &Arc<Library> {
@@ -165,8 +165,8 @@ impl Shared {
 
     fn open(&self) -> Result<Session, TokenError> {
         let call = |action| move |source| TokenError::Call { action, source };
-        let slot = self.library.slot_of(&self.serial).map_err(call("look for the token"))?;
-        let slot = slot.ok_or_else(|| TokenError::NoToken { label: self.serial.clone() })?;
+        let slot = self.library.slot_of(&self.name).map_err(call("look for the token"))?;
+        let slot = slot.ok_or_else(|| TokenError::NoToken { label: self.name.label.clone() })?;
         let session =
             self.library.pkcs11.open_rw_session(slot).map_err(call("open a session with the token"))?;
         match session.login(UserType::User, Some(&self.pin)) {

@@ -15,6 +15,8 @@ use crate::config::Checked;
 mod file;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "vis")]
+mod vis;
 
 const MAX_ID: usize = 64;
 const MAX_MODEL: usize = 40;
@@ -54,6 +56,8 @@ pub struct IdentHandler {
 #[derive(Debug, Clone)]
 enum Source {
     Files(Arc<Identity>),
+    #[cfg(feature = "vis")]
+    Vis(vis::Vis),
 }
 
 impl IdentHandler {
@@ -61,6 +65,16 @@ impl IdentHandler {
     pub async fn system(&self) -> Result<SystemInfo, Error> {
         match &self.source {
             Source::Files(identity) => Ok(identity.system.clone()),
+            #[cfg(feature = "vis")]
+            Source::Vis(vis) => {
+                let (id, model) = tokio::join!(vis.get(vis::Topic::SystemId), vis.get(vis::Topic::UnitModel));
+                match (id?, model?) {
+                    (vis::Found::SystemId(system_id), vis::Found::UnitModel(unit_model, version)) => {
+                        Ok(SystemInfo { system_id, unit_model, version })
+                    }
+                    _ => Err(mixed_up()),
+                }
+            }
         }
     }
 
@@ -68,6 +82,8 @@ impl IdentHandler {
     pub fn known_system_id(&self) -> Option<String> {
         match &self.source {
             Source::Files(identity) => Some(identity.system.system_id.clone()),
+            #[cfg(feature = "vis")]
+            Source::Vis(vis) => vis.known_system_id(),
         }
     }
 
@@ -75,6 +91,11 @@ impl IdentHandler {
     pub async fn subjects(&self) -> Result<Vec<String>, Error> {
         match &self.source {
             Source::Files(identity) => Ok(identity.subjects.clone()),
+            #[cfg(feature = "vis")]
+            Source::Vis(vis) => match vis.get(vis::Topic::Subjects).await? {
+                vis::Found::Subjects(subjects) => Ok(subjects),
+                _ => Err(mixed_up()),
+            },
         }
     }
 
@@ -86,7 +107,8 @@ impl IdentHandler {
 
 /// Opens the configured plugin; `None` where none is configured. A remote source gets its task in `tree` and
 /// is not waited for.
-pub fn open(config: &Checked, _tree: &mut TaskTree) -> Result<Option<IdentHandler>, Error> {
+#[cfg_attr(not(feature = "vis"), allow(unused_variables, reason = "only remote sources have a task"))]
+pub fn open(config: &Checked, tree: &mut TaskTree) -> Result<Option<IdentHandler>, Error> {
     let identifier = config.raw.identifier.clone().unwrap_or_default();
     let handler = match identifier.plugin.as_str() {
         "fileidentifier" => {
@@ -95,8 +117,16 @@ pub fn open(config: &Checked, _tree: &mut TaskTree) -> Result<Option<IdentHandle
             Some(IdentHandler { source: Source::Files(Arc::new(identity)), changes })
         }
         "" | "none" => None,
+        #[cfg(feature = "vis")]
         "visidentifier" => {
-            return Err(Error::NotSupported("identifier plugin 'visidentifier' is not supported yet".into()));
+            let (vis, changes, task) = vis::open(&identifier.params)?;
+            tree.spawn("vehicle information", |stop| task.run(stop));
+            Some(IdentHandler { source: Source::Vis(vis), changes })
+        }
+        #[cfg(not(feature = "vis"))]
+        "visidentifier" => {
+            let reason = "identifier plugin 'visidentifier' is not part of a build for secondary nodes";
+            return Err(Error::NotSupported(reason.into()));
         }
         other => return Err(Error::InvalidArgument(format!("identifier plugin '{other}' is unknown"))),
     };
@@ -108,6 +138,11 @@ pub fn open(config: &Checked, _tree: &mut TaskTree) -> Result<Option<IdentHandle
         ));
     }
     Ok(handler)
+}
+
+#[cfg(feature = "vis")]
+fn mixed_up() -> Error {
+    Error::Failed("the Vehicle Information Service answered something else".into())
 }
 
 /// Why a text is no unit model.

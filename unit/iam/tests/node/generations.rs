@@ -138,7 +138,7 @@ fn generation_7_lists_certificates_and_takes_roots() {
         assert!(certs.subscribe_certs_changed(watch("unknown")).await.is_err());
         let mut changes = certs.subscribe_certs_changed(watch("online")).await.unwrap().into_inner();
         let newer = daemon.issue(&authority, "online", 2101).await;
-        assert_eq!(changes.message().await.unwrap().unwrap().certs, [newer.clone()]);
+        assert_eq!(changes.message().await.unwrap().unwrap().certs, std::slice::from_ref(&newer));
         let older = daemon.issue(&authority, "online", 2100).await;
         assert_eq!(changes.message().await.unwrap().unwrap().certs, [newer.clone(), older.clone()]);
         daemon.issue(&authority, "offline", 2100).await;
@@ -261,7 +261,7 @@ fn an_old_node_serves_new_clients() {
     });
 }
 
-async fn serves_at(rig: &Rig, public: &str, protected: &str) {
+fn serves_at(rig: &Rig, public: &str, protected: &str) {
     let addresses = json!([public, protected]);
     rig.prepare(|config| {
         config["iamPublicServerUrl"] = addresses[0].clone();
@@ -274,7 +274,7 @@ fn servers_listen_on_unix_sockets_and_ipv6() {
     with_softhsm("generations::servers_listen_on_unix_sockets_and_ipv6", async |rig| {
         let socket = |name: &str| format!("unix:{}", rig.path(name).display());
         let (public, protected) = (socket("public.sock"), socket("protected.sock"));
-        serves_at(&rig, &public, &protected).await;
+        serves_at(&rig, &public, &protected);
         let authority = Authority::new("Unit CA");
         rig.provision(&authority).await;
         let daemon = rig.start("normal").await;
@@ -292,7 +292,7 @@ fn servers_listen_on_unix_sockets_and_ipv6() {
         daemon.stop().await;
         assert!(!rig.path("public.sock").exists());
 
-        serves_at(&rig, "[::1]:0", "[::1]:0").await;
+        serves_at(&rig, "[::1]:0", "[::1]:0");
         let daemon = rig.start("normal").await;
         assert!(daemon.public.starts_with("[::1]:"), "{}", daemon.public);
         assert_eq!(version(tls_channel(&daemon.public, &root, None)).await, 7);

@@ -333,10 +333,19 @@ impl Authority {
 
     /// As [`Self::client`], with this common name.
     pub fn client_of(&self, name: &str) -> Arc<CertifiedKey> {
+        self.key_of(name, rcgen::ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// A server with a key in memory.
+    pub fn server(&self, name: &str) -> Arc<CertifiedKey> {
+        self.key_of(name, rcgen::ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    fn key_of(&self, name: &str, usage: rcgen::ExtendedKeyUsagePurpose) -> Arc<CertifiedKey> {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![usage];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let der = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let key = aos_tls::provider().key_provider.load_private_key(der).unwrap();

@@ -113,7 +113,7 @@ fn block_algorithms_are_checked_against_key_and_iv() {
     assert_eq!(shown, "Decryption(AES256/CBC)");
 }
 
-// PRO-105
+// PRO-105, D46, D47
 #[test]
 fn the_served_digest_is_sha3_or_sha2_in_hex_or_base64() {
     use base64::Engine;

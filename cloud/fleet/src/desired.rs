@@ -5,8 +5,9 @@
 //! rest. The result depends on the arguments only, so that equal targets are equal messages.
 
 use aos_cloud_protocol::{
-    AosIdentity, Base64Bytes, CertificateChain, CertificateInfo, DesiredInstance, DesiredItem, DesiredStatus,
-    IdentityType, MAX_INSTANCE_PRIORITY, MAX_NUM_INSTANCES, Subject, SubjectType,
+    AosIdentity, Base64Bytes, CertificateChain, CertificateInfo, DesiredInstance, DesiredItem,
+    DesiredNodeState, DesiredStatus, IdentityType, MAX_INSTANCE_PRIORITY, MAX_NUM_INSTANCES,
+    NodeDesiredState, Subject, SubjectType, UnitConfig,
 };
 use aos_ids::{Digest, ItemKind};
 
@@ -62,6 +63,10 @@ pub struct Target {
     pub assigned: Vec<Assigned>,
     /// How blobs are verified.
     pub signing: Signing,
+    /// A configuration that the Unit does not have yet.
+    pub unit_config: Option<UnitConfig>,
+    /// Nodes that someone paused (true) or took back into service, by node id.
+    pub nodes: Vec<(String, bool)>,
 }
 
 /// An assignment that could not be part of the target.
@@ -107,8 +112,8 @@ pub fn desired_status(target: &Target) -> (DesiredStatus, Vec<Skipped>) {
         }
     }
     let status = DesiredStatus {
-        nodes: None,
-        unit_config: None,
+        nodes: Some(target.nodes.iter().map(|(node, paused)| wished(node, *paused)).collect()),
+        unit_config: target.unit_config.clone(),
         items: Some(items),
         instances: Some(instances),
         subjects: Some(vec![Subject {
@@ -123,6 +128,13 @@ pub fn desired_status(target: &Target) -> (DesiredStatus, Vec<Skipped>) {
         }]),
     };
     (status, skipped)
+}
+
+fn wished(node: &str, paused: bool) -> NodeDesiredState {
+    NodeDesiredState {
+        item: AosIdentity::by_codename(node).with_type(IdentityType::Node),
+        state: if paused { DesiredNodeState::Paused } else { DesiredNodeState::Provisioned },
+    }
 }
 
 fn identity_type(kind: ItemKind) -> IdentityType {

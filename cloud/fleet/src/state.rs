@@ -115,6 +115,11 @@ impl UnitState {
         Merged::Applied
     }
 
+    /// The configurations that the Unit reports.
+    pub fn config_statuses(&self) -> &[UnitConfigStatus] {
+        self.unit_config.as_ref().map_or(&[], |reported| &reported.value)
+    }
+
     /// True when `session` has brought a full status.
     pub fn is_known_in(&self, session: i64) -> bool {
         self.session == session && session > 0

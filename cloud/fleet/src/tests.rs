@@ -55,6 +55,8 @@ fn target(assigned: Vec<Assigned>) -> Target {
             chain_name: "items".to_owned(),
             certificates: vec![(vec![1], "AA".to_owned()), (vec![2], "BB".to_owned())],
         },
+        unit_config: None,
+        nodes: vec![],
     }
 }
 

@@ -27,10 +27,10 @@ pub enum StoreError {
     /// A file beside the database failed.
     #[error(transparent)]
     File(#[from] aos_durable::DurableError),
-    /// The folder of received logs cannot be read.
-    #[error("cannot read the folder {}", .path.display())]
+    /// A received log cannot be written or read.
+    #[error("cannot use {}", .path.display())]
     Folder {
-        /// Which.
+        /// Which file or folder.
         path: std::path::PathBuf,
         /// Why.
         #[source]

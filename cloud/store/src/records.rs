@@ -10,7 +10,20 @@ use crate::thread::{Store, Work, sql};
 /// Entries of the audit trail that are kept.
 const AUDIT_KEPT: i64 = 100_000;
 /// Events of one kind that are kept per Unit.
-const EVENTS_KEPT: i64 = 256;
+pub const EVENTS_KEPT: i64 = 256;
+/// Kind of the events about messages that could not be used.
+pub const INVALID: &str = "invalid";
+
+/// A message of a Unit that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRow {
+    /// Counts events of all Units.
+    pub id: i64,
+    /// When it was stored, microseconds.
+    pub at: i64,
+    /// Its content, JSON.
+    pub body: String,
+}
 
 /// Now, microseconds since 1970 UTC.
 pub fn now_micros() -> i64 {
@@ -52,25 +65,17 @@ impl Store {
         self.transact(move |work| audit(work, &entry)).await
     }
 
-    /// Keeps a message of a Unit among the newest of its kind (256 are kept).
+    /// Keeps a message of a Unit among the newest of its kind ([`EVENTS_KEPT`] are kept).
     pub async fn add_event(&self, unit_id: &str, kind: &str, body: String) -> Result<(), StoreError> {
         let (unit_id, kind) = (unit_id.to_owned(), kind.to_owned());
-        self.transact(move |work| {
-            work.sql
-                .prepare_cached("INSERT INTO unit_events (unit_id, kind, at, body) VALUES (?1, ?2, ?3, ?4)")
-                .and_then(|mut statement| statement.execute(params![unit_id, kind, now_micros(), body]))
-                .map_err(sql("keep an event"))?;
-            work.sql
-                .prepare_cached(
-                    "DELETE FROM unit_events WHERE unit_id = ?1 AND kind = ?2 AND id <= \
-                     (SELECT id FROM unit_events WHERE unit_id = ?1 AND kind = ?2 \
-                      ORDER BY id DESC LIMIT 1 OFFSET ?3)",
-                )
-                .and_then(|mut statement| statement.execute(params![unit_id, kind, EVENTS_KEPT]))
-                .map_err(sql("drop old events"))?;
-            Ok(())
-        })
-        .await
+        self.transact(move |work| work.add_events(&unit_id, &kind, std::slice::from_ref(&body))).await
+    }
+
+    /// Keeps that a Unit sent something that cannot be used: `kind` is the word for it on the wire, or
+    /// `frame`.
+    pub async fn note_invalid(&self, unit_id: &str, kind: &str, reason: &str) -> Result<(), StoreError> {
+        let body = serde_json::json!({"kind": kind, "reason": reason}).to_string();
+        self.add_event(unit_id, INVALID, body).await
     }
 
     /// The newest messages of a kind, newest first: (time, body).
@@ -80,21 +85,85 @@ impl Store {
         kind: &str,
         limit: u32,
     ) -> Result<Vec<(i64, String)>, StoreError> {
+        let rows = self.read_events(unit_id, kind, 0, limit, "DESC").await?;
+        Ok(rows.into_iter().map(|row| (row.at, row.body)).collect())
+    }
+
+    /// Messages of a kind with a number above `after`, oldest first.
+    pub async fn events_after(
+        &self,
+        unit_id: &str,
+        kind: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        self.read_events(unit_id, kind, after, limit, "ASC").await
+    }
+
+    /// The newest `limit` messages of a kind, oldest first.
+    pub async fn events_latest(
+        &self,
+        unit_id: &str,
+        kind: &str,
+        limit: u32,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let mut rows = self.read_events(unit_id, kind, 0, limit, "DESC").await?;
+        rows.reverse();
+        Ok(rows)
+    }
+
+    async fn read_events(
+        &self,
+        unit_id: &str,
+        kind: &str,
+        after: i64,
+        limit: u32,
+        order: &'static str,
+    ) -> Result<Vec<EventRow>, StoreError> {
         let (unit_id, kind) = (unit_id.to_owned(), kind.to_owned());
         self.transact(move |work| {
-            let mut statement = work
-                .sql
-                .prepare_cached(
-                    "SELECT at, body FROM unit_events WHERE unit_id = ?1 AND kind = ?2 \
-                     ORDER BY id DESC LIMIT ?3",
-                )
-                .map_err(sql("read events"))?;
-            let rows = statement
-                .query_map(params![unit_id, kind, limit], |row| Ok((row.get(0)?, row.get(1)?)))
+            let query = format!(
+                "SELECT id, at, body FROM unit_events WHERE unit_id = ?1 AND kind = ?2 AND id > ?3 \
+                 ORDER BY id {order} LIMIT ?4"
+            );
+            let mut statement = work.sql.prepare_cached(&query).map_err(sql("read events"))?;
+            statement
+                .query_map(params![unit_id, kind, after, limit], |row| {
+                    Ok(EventRow { id: row.get(0)?, at: row.get(1)?, body: row.get(2)? })
+                })
                 .and_then(Iterator::collect)
-                .map_err(sql("read events"))?;
-            Ok(rows)
+                .map_err(sql("read events"))
         })
         .await
+    }
+}
+
+impl Work<'_> {
+    /// Keeps messages of a Unit among the newest of their kind ([`EVENTS_KEPT`] are kept).
+    pub fn add_events(&mut self, unit_id: &str, kind: &str, bodies: &[String]) -> Result<(), StoreError> {
+        if bodies.is_empty() {
+            return Ok(());
+        }
+        for body in bodies {
+            self.sql
+                .prepare_cached("INSERT INTO unit_events (unit_id, kind, at, body) VALUES (?1, ?2, ?3, ?4)")
+                .and_then(|mut statement| statement.execute(params![unit_id, kind, now_micros(), body]))
+                .map_err(sql("keep an event"))?;
+        }
+        self.sql
+            .prepare_cached(
+                "DELETE FROM unit_events WHERE unit_id = ?1 AND kind = ?2 AND id <= \
+                 (SELECT id FROM unit_events WHERE unit_id = ?1 AND kind = ?2 \
+                  ORDER BY id DESC LIMIT 1 OFFSET ?3)",
+            )
+            .and_then(|mut statement| statement.execute(params![unit_id, kind, EVENTS_KEPT]))
+            .map(|_| ())
+            .map_err(sql("drop old events"))
+    }
+
+    /// Keeps that a message of a Unit could not be used; see [`Store::note_invalid`].
+    pub fn note_invalid(&mut self, unit_id: &str, kind: &str, reason: &str) -> Result<(), StoreError> {
+        let body = serde_json::json!({"kind": kind, "reason": reason}).to_string();
+        self.add_events(unit_id, INVALID, &[body])
     }
 }

@@ -4,9 +4,11 @@ use rusqlite::{OptionalExtension as _, params};
 
 use crate::assignments::{AssignedItem, assigned};
 use crate::error::StoreError;
+use crate::node_tasks::NodeWish;
 use crate::records::now_micros;
 use crate::sessions::mark_online;
 use crate::thread::{Store, Work, sql};
+use crate::unit_configs::UnitConfigRow;
 use crate::units::{Unit, find};
 
 /// Merged status of a Unit.
@@ -73,53 +75,74 @@ fn desired(work: &Work<'_>, unit_id: &str) -> Result<Option<DesiredRow>, StoreEr
         .map_err(sql("read a desired status"))
 }
 
-impl Store {
-    /// Replaces a Unit's merged status by what `merge` makes of the present one, in one transaction; `None`
-    /// leaves it. The flag beside the new status tells that it is known in this session: then the Unit is
-    /// online, if `session` is still its newest one.
-    pub async fn merge_status<E: Send + 'static>(
-        &self,
-        unit_id: &str,
-        session: i64,
-        merge: impl FnOnce(Option<&str>) -> Result<Option<(String, bool)>, E> + Send + 'static,
-    ) -> Result<Result<(), E>, StoreError> {
-        let unit_id = unit_id.to_owned();
-        self.transact(move |work| {
-            let old = status(work, &unit_id)?;
-            let merged = match merge(old.as_ref().map(|row| row.merged.as_str())) {
-                Ok(merged) => merged,
-                Err(error) => return Ok(Err(error)),
-            };
-            let Some((merged, known)) = merged else { return Ok(Ok(())) };
-            work.sql
-                .prepare_cached(
-                    "INSERT INTO unit_status (unit_id, merged, observed_at) VALUES (?1, ?2, ?3) \
-                     ON CONFLICT (unit_id) DO UPDATE SET merged = excluded.merged, \
-                     observed_at = excluded.observed_at",
-                )
-                .and_then(|mut statement| statement.execute(params![unit_id, merged, now_micros()]))
-                .map_err(sql("store a status"))?;
-            work.touch(&unit_id)?;
-            if known {
-                mark_online(work, &unit_id, session)?;
-            }
-            Ok(Ok(()))
-        })
-        .await
+/// What a desired status is computed from.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The Unit.
+    pub unit: Unit,
+    /// What is assigned to it.
+    pub assigned: Vec<AssignedItem>,
+    /// The configuration set last.
+    pub unit_config: Option<UnitConfigRow>,
+    /// What its nodes shall be.
+    pub nodes: Vec<NodeWish>,
+    /// What it reported.
+    pub status: Option<StatusRow>,
+}
+
+impl Work<'_> {
+    /// Merged status of a Unit.
+    pub fn status(&self, unit_id: &str) -> Result<Option<StatusRow>, StoreError> {
+        status(self, unit_id)
     }
 
-    /// Makes the desired status current that `build` computes from the assignments; a new revision when it
+    /// What is assigned to a Unit, and its own subject.
+    pub fn assigned(&self, unit_id: &str) -> Result<(String, Vec<AssignedItem>), StoreError> {
+        let unit = find(self, unit_id)?.ok_or(StoreError::NotFound("Unit"))?;
+        Ok((unit.subject_id, assigned(self, &unit.id)?))
+    }
+
+    /// Replaces the merged status of a Unit. With `known_in` it is known in that session: then the Unit is
+    /// online, if the session is still its newest one.
+    pub fn put_status(
+        &mut self,
+        unit_id: &str,
+        merged: &str,
+        known_in: Option<i64>,
+    ) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached(
+                "INSERT INTO unit_status (unit_id, merged, observed_at) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (unit_id) DO UPDATE SET merged = excluded.merged, \
+                 observed_at = excluded.observed_at",
+            )
+            .and_then(|mut statement| statement.execute(params![unit_id, merged, now_micros()]))
+            .map_err(sql("store a status"))?;
+        self.touch(unit_id)?;
+        known_in.map_or(Ok(()), |session| mark_online(self, unit_id, session))
+    }
+}
+
+impl Store {
+    /// Makes the desired status current that `build` computes from what is wanted; a new revision when it
     /// differs from the last one. Returns the current row.
     pub async fn renew_desired<E: Send + 'static>(
         &self,
         unit_id: &str,
-        build: impl FnOnce(&Unit, &[AssignedItem]) -> Result<String, E> + Send + 'static,
+        build: impl FnOnce(&Wanted) -> Result<String, E> + Send + 'static,
     ) -> Result<Result<DesiredRow, E>, StoreError> {
         let unit_id = unit_id.to_owned();
         self.transact(move |work| {
             let unit = find(work, &unit_id)?.ok_or(StoreError::NotFound("Unit"))?;
-            let items = assigned(work, &unit.id)?;
-            let payload = match build(&unit, &items) {
+            let wanted = Wanted {
+                assigned: assigned(work, &unit.id)?,
+                unit_config: work.unit_config(&unit.id)?,
+                nodes: work.wishes(&unit.id)?,
+                status: status(work, &unit.id)?,
+                unit,
+            };
+            let unit = &wanted.unit;
+            let payload = match build(&wanted) {
                 Ok(payload) => payload,
                 Err(error) => return Ok(Err(error)),
             };

@@ -112,8 +112,9 @@ async fn everything_is_there_after_a_restart() {
     let item = fixture.item(&["1.0.0"]).await;
     fixture.store.assign(&unit.id, &item.id, latest()).await.unwrap();
     let session = fixture.store.open_session(&unit.id).await.unwrap();
-    let merge = |_: Option<&str>| Ok::<_, ()>(Some(("{}".to_owned(), true)));
-    fixture.store.merge_status(&unit.id, session, merge).await.unwrap().unwrap();
+    let id = unit.id.clone();
+    let put = move |work: &mut Work<'_>| work.put_status(&id, "{}", Some(session));
+    fixture.store.transact(put).await.unwrap();
 
     let store = fixture.reopened();
     let view = store.unit_view("unit-1").await.unwrap().unwrap();
@@ -227,7 +228,7 @@ async fn a_new_version_retargets_the_units_that_follow_it() {
 async fn a_desired_status_has_a_new_revision_only_when_it_differs() {
     let fixture = Fixture::new().await;
     let unit = fixture.provisioned().await;
-    let build = |text: &'static str| move |_: &Unit, _: &[AssignedItem]| Ok::<_, ()>(text.to_owned());
+    let build = |text: &'static str| move |_: &Wanted| Ok::<_, ()>(text.to_owned());
     let first = fixture.store.renew_desired(&unit.id, build("a")).await.unwrap().unwrap();
     fixture.store.desired_sent(&unit.id, first.revision).await.unwrap();
     fixture.store.desired_acked(&unit.id, first.revision).await.unwrap();

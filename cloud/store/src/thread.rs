@@ -21,8 +21,9 @@ use crate::units::{UnitSignal, signal};
 const QUEUE: usize = 1024;
 /// Jobs that share one commit. More would only make the first of them wait.
 const BATCH: usize = 256;
-/// Watched Units after which watches that nobody holds any more are dropped.
-const SWEEP_AT: usize = 1024;
+/// Watched Units before watches that nobody holds any more are dropped for the first time; after that when
+/// they have doubled.
+const FIRST_SWEEP: usize = 1024;
 
 /// Runs inside a transaction, or only learns why there is none.
 type Job = Box<dyn FnOnce(Result<&Connection, Arc<StoreError>>, &mut Touched) -> Answer + Send>;
@@ -47,6 +48,8 @@ pub struct Store {
 struct Touched {
     units: HashSet<String>,
     deadline: Option<i64>,
+    /// Files that no row names any more.
+    files: Vec<String>,
 }
 
 /// One job inside a transaction: the connection, and which Units it changes.
@@ -72,6 +75,11 @@ impl Work<'_> {
         let earliest = self.touched.deadline.map_or(deadline, |known| known.min(deadline));
         self.touched.deadline = Some(earliest);
     }
+
+    /// Files to remove once the rows that named them are gone for good.
+    pub(crate) fn discard_files(&mut self, names: Vec<String>) {
+        self.touched.files.extend(names);
+    }
 }
 
 /// Turns an SQLite error into ours, saying what was tried.
@@ -91,7 +99,8 @@ impl Store {
         let files = Arc::new(LogFiles::open(&path.with_file_name("logs"), &connection)?);
         let (wake, deadline) = watch::channel(i64::MAX);
         let (orders, queue) = mpsc::channel(QUEUE);
-        let owner = Owner { connection, watched: HashMap::new(), wake };
+        let (watched, files_of_thread) = (HashMap::new(), Arc::clone(&files));
+        let owner = Owner { connection, watched, sweep_at: FIRST_SWEEP, wake, files: files_of_thread };
         std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || owner.run(queue))
@@ -155,6 +164,7 @@ fn in_savepoint<T, E: From<StoreError>>(
             let Work { touched: own, .. } = unit_of_work;
             step(connection, "RELEASE job", "end a job")?;
             touched.units.extend(own.units);
+            touched.files.extend(own.files);
             touched.deadline = touched.deadline.into_iter().chain(own.deadline).min();
             Ok(value)
         }
@@ -181,7 +191,10 @@ fn step(connection: &Connection, statement: &str, what: &'static str) -> Result<
 struct Owner {
     connection: Connection,
     watched: HashMap<String, watch::Sender<UnitSignal>>,
+    /// Watched Units at which unused watches are dropped next.
+    sweep_at: usize,
     wake: watch::Sender<i64>,
+    files: Arc<LogFiles>,
 }
 
 impl Owner {
@@ -250,6 +263,7 @@ impl Owner {
         for unit_id in touched.units {
             self.notify(&unit_id);
         }
+        self.files.remove(&touched.files);
         if let Some(deadline) = touched.deadline {
             self.wake.send_replace(deadline);
         }
@@ -270,8 +284,9 @@ impl Owner {
     }
 
     fn watch(&mut self, unit_id: String) -> Result<watch::Receiver<UnitSignal>, StoreError> {
-        if self.watched.len() >= SWEEP_AT {
+        if self.watched.len() >= self.sweep_at {
             self.watched.retain(|_, sender| sender.receiver_count() > 0);
+            self.sweep_at = FIRST_SWEEP.max(self.watched.len() * 2);
         }
         if let Some(sender) = self.watched.get(&unit_id) {
             return Ok(sender.subscribe());

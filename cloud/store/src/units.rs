@@ -53,6 +53,8 @@ pub struct UnitSignal {
     pub admitted: bool,
     /// Number of the newest message in the Unit's outbox; grows with each.
     pub outbox: i64,
+    /// True while sensitive messages go to it as envelopes.
+    pub enveloped: bool,
 }
 
 /// A node of a Unit as registered.
@@ -94,6 +96,22 @@ pub struct NewUnit {
     pub nodes: Vec<NewNode>,
 }
 
+/// Tables about a Unit that end with its deprovisioning.
+const OF_THE_LIFE: [&str; 12] = [
+    "unit_status",
+    "desired",
+    "unit_events",
+    "received_txns",
+    "outbox",
+    "states",
+    "env_overrides",
+    "env_statuses",
+    "renewals",
+    "node_tasks",
+    "node_wishes",
+    "unit_configs",
+];
+
 const COLUMNS: &str = "id, system_uid, status, company_id, model_name, model_version, subject_id, \
      created_at, revision, session, online_status, online_changed_at, enveloped";
 
@@ -127,7 +145,9 @@ pub(crate) fn find(work: &Work<'_>, key: &str) -> Result<Option<Unit>, StoreErro
 
 pub(crate) fn signal(connection: &Connection, unit_id: &str) -> Result<UnitSignal, StoreError> {
     connection
-        .prepare_cached("SELECT revision, target, session, status, outbox FROM units WHERE id = ?1")
+        .prepare_cached(
+            "SELECT revision, target, session, status, outbox, enveloped FROM units WHERE id = ?1",
+        )
         .and_then(|mut statement| {
             statement
                 .query_row([unit_id], |row| {
@@ -138,6 +158,7 @@ pub(crate) fn signal(connection: &Connection, unit_id: &str) -> Result<UnitSigna
                         session: row.get(2)?,
                         admitted: status == "provisioned",
                         outbox: row.get(4)?,
+                        enveloped: row.get(5)?,
                     })
                 })
                 .optional()
@@ -152,6 +173,13 @@ pub(crate) fn retarget(work: &mut Work<'_>, unit_id: &str) -> Result<(), StoreEr
         .execute("UPDATE units SET target = target + 1 WHERE id = ?1", [unit_id])
         .map_err(sql("mark a new target"))?;
     work.touch(unit_id)
+}
+
+impl Work<'_> {
+    /// The Unit with this cloud id or system id.
+    pub fn unit(&self, key: &str) -> Result<Option<Unit>, StoreError> {
+        find(self, key)
+    }
 }
 
 impl Store {
@@ -275,11 +303,13 @@ impl Store {
             certificates::revoke_of_unit(work, &unit.id)?;
             work.sql
                 .execute(
-                    "UPDATE units SET status = 'new', session = 0, online_status = 'Offline' WHERE id = ?1",
+                    "UPDATE units SET status = 'new', session = 0, online_status = 'Offline', enveloped = 0 \
+                     WHERE id = ?1",
                     [&unit.id],
                 )
                 .map_err(sql("deprovision a Unit"))?;
-            for table in ["unit_status", "desired", "unit_events"] {
+            work.drop_logs(&unit.id)?;
+            for table in OF_THE_LIFE {
                 work.sql
                     .execute(&format!("DELETE FROM {table} WHERE unit_id = ?1"), [&unit.id])
                     .map_err(sql("forget a Unit's status"))?;
@@ -298,6 +328,7 @@ impl Store {
                 return Err(StoreError::Conflict("deprovision the Unit first".to_owned()));
             }
             work.touch(&unit.id)?;
+            work.drop_logs(&unit.id)?;
             work.sql.execute("DELETE FROM units WHERE id = ?1", [&unit.id]).map_err(sql("delete a Unit"))?;
             Ok(())
         })

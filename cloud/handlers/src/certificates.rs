@@ -1,0 +1,88 @@
+//! Issuing certificates for Units inside flows, by the same rules as at registration.
+
+use aos_cloud_pki::{CertType, PkiError, Request};
+use aos_cloud_store::{Certificate, Holder, NewCertificate, Unit, Work, now_micros};
+
+use crate::error::FlowError;
+use crate::flows::Flows;
+
+/// A request for a certificate of a node.
+pub(crate) struct Wish {
+    pub(crate) node_id: String,
+    pub(crate) cert_type: String,
+    pub(crate) csr: String,
+}
+
+/// A certificate for a wish.
+pub(crate) struct Granted {
+    pub(crate) serial: String,
+    pub(crate) chain: String,
+}
+
+impl Flows {
+    /// Signs the requests of a Unit. Each is signed or has the reason against it; an error is ours.
+    pub(crate) async fn sign(
+        &self,
+        system_id: String,
+        wishes: Vec<Wish>,
+    ) -> Result<Vec<(Wish, Result<NewCertificate, String>)>, FlowError> {
+        let flows = self.clone();
+        // Checking and signing takes milliseconds each.
+        let signing = tokio::task::spawn_blocking(move || {
+            let sign = |wish: Wish| match flows.sign_one(&system_id, &wish) {
+                Ok(certificate) => Ok((wish, Ok(certificate))),
+                Err(PkiError::Refused(reason)) => Ok((wish, Err(reason))),
+                Err(error) => Err(FlowError::Pki(error)),
+            };
+            wishes.into_iter().map(sign).collect()
+        });
+        signing.await.map_err(|_| FlowError::Interrupted)?
+    }
+
+    fn sign_one(&self, system_id: &str, wish: &Wish) -> Result<NewCertificate, PkiError> {
+        let cert_type: CertType = wish.cert_type.parse()?;
+        let request = Request::from_pem(&wish.csr)?;
+        let now = now_micros() / 1_000_000;
+        let inner = &self.inner;
+        let issued = inner.pki.issue_unit(&request, system_id, cert_type, &inner.addresses.discovery, now)?;
+        Ok(NewCertificate {
+            holder: Holder::Nobody,
+            cert_type: wish.cert_type.clone(),
+            node_id: wish.node_id.clone(),
+            issuer: issued.issuer_der,
+            serial: issued.serial,
+            key_hash: issued.key_hash,
+            chain: issued.chain_pem,
+            not_before: issued.not_before,
+            not_after: issued.not_after,
+        })
+    }
+}
+
+/// Records a signed certificate; a good one for the same key, type and node is given instead, so that a
+/// repeated request has the result of the first.
+pub(crate) fn grant(
+    work: &mut Work<'_>,
+    unit: &Unit,
+    held: &[Certificate],
+    mut signed: NewCertificate,
+) -> Result<Granted, FlowError> {
+    let now = now_micros() / 1_000_000;
+    let same = held.iter().find(|old| {
+        old.key_hash == signed.key_hash
+            && old.cert_type == signed.cert_type
+            && old.node_id == signed.node_id
+            && old.is_good(now)
+    });
+    if let Some(old) = same {
+        return Ok(Granted { serial: old.serial.clone(), chain: old.chain.clone() });
+    }
+    signed.holder = Holder::Unit(unit.id.clone());
+    work.add_certificate(&signed)?;
+    Ok(Granted { serial: signed.serial, chain: signed.chain })
+}
+
+/// A serial number as the record has it: lower-case digits without leading zeros.
+pub(crate) fn plain_serial(told: &str) -> String {
+    told.trim().trim_start_matches('0').to_ascii_lowercase()
+}

@@ -156,6 +156,11 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Kind of the message.
+    pub const fn kind(&self) -> MessageType {
+        self.kind
+    }
+
     /// Waits for room, however long that takes. Those who wait get it in order.
     pub async fn placed(self) -> Result<oneshot::Receiver<Outcome>, DispatchError> {
         let kind = self.kind;

@@ -1,6 +1,7 @@
 //! Which Unit a connection belongs to.
 
 use aos_cloud_listener::ConnectionPeer;
+use aos_cloud_metrics::Refused;
 use aos_cloud_pki::serial_text;
 use aos_cloud_store::{Unit, now_micros};
 use aos_ids::SystemId;
@@ -47,6 +48,7 @@ impl FromRequestParts<Gateway> for Admitted {
         let peer = parts.extensions.get::<ConnectionPeer>();
         let admitted = admit(gateway, peer).await;
         if let Err(refusal) = &admitted {
+            gateway.inner.metrics.refused(Refused::Admission);
             let address = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
             let identity = peer.and_then(|peer| peer.identity.as_deref());
             let serial = identity.map(|identity| serial_text(&identity.serial)).unwrap_or_default();

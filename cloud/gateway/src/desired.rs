@@ -1,8 +1,10 @@
 //! The current desired status of a Unit, from the store through the rules of the fleet.
 
-use aos_cloud_fleet::{Assigned, Comparison, OwnerKind, Signing, Target, UnitState, compare, desired_status};
-use aos_cloud_protocol::DesiredStatus;
-use aos_cloud_store::{AssignedItem, DesiredRow, Store, Unit};
+use aos_cloud_fleet::{
+    Assigned, Comparison, OwnerKind, Signing, Target, UnitState, compare, desired_status, wanted_config,
+};
+use aos_cloud_protocol::{DesiredStatus, UnitConfig};
+use aos_cloud_store::{AssignedItem, DesiredRow, Store, Wanted};
 use aos_ids::{Digest, ItemKind};
 
 use crate::error::GatewayError;
@@ -17,11 +19,14 @@ pub(crate) struct Current {
 /// Computes the desired status of a Unit; a new revision when it differs from the last one.
 pub(crate) async fn renew(store: &Store, unit_id: &str, signing: &Signing) -> Result<Current, GatewayError> {
     let signing = signing.clone();
-    let build = move |unit: &Unit, assigned: &[AssignedItem]| -> Result<String, GatewayError> {
+    let build = move |wanted: &Wanted| -> Result<String, GatewayError> {
+        let unit = &wanted.unit;
         let target = Target {
             subject_id: unit.subject_id.clone(),
-            assigned: assigned.iter().map(assignment).collect::<Result<_, _>>()?,
+            assigned: wanted.assigned.iter().map(assignment).collect::<Result<_, _>>()?,
             signing,
+            unit_config: unit_config(wanted)?,
+            nodes: wanted.nodes.iter().map(|wish| (wish.node_id.clone(), wish.state == "paused")).collect(),
         };
         let (status, skipped) = desired_status(&target);
         for skip in skipped {
@@ -49,6 +54,16 @@ pub(crate) async fn compare_stored(
     let Some(status) = view.and_then(|view| view.status) else { return Ok(Comparison::Unclear) };
     let state: UnitState = serde_json::from_str(&status.merged).map_err(GatewayError::document("status"))?;
     Ok(compare(desired, &state))
+}
+
+/// The configuration to send: the one set last, until the Unit has it.
+fn unit_config(wanted: &Wanted) -> Result<Option<UnitConfig>, GatewayError> {
+    let Some(row) = &wanted.unit_config else { return Ok(None) };
+    let set = serde_json::from_str(&row.document).map_err(GatewayError::document("Unit configuration"))?;
+    // A status that cannot be read tells nothing; the next full one does.
+    let state = wanted.status.as_ref().and_then(|row| serde_json::from_str::<UnitState>(&row.merged).ok());
+    let reported = state.and_then(|state| state.unit_config).map(|stamped| stamped.value);
+    Ok(wanted_config(Some(set), &reported.unwrap_or_default()))
 }
 
 fn assignment(row: &AssignedItem) -> Result<Assigned, GatewayError> {

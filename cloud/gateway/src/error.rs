@@ -6,9 +6,9 @@ pub enum GatewayError {
     /// The store refused.
     #[error("cannot reach the store")]
     Store(#[from] aos_cloud_store::StoreError),
-    /// A blob cannot be described.
-    #[error("cannot describe a blob")]
-    Blob(#[from] aos_cloud_blobs::BlobError),
+    /// What waits for a Unit cannot be read.
+    #[error("cannot read what waits for the Unit")]
+    Flow(#[from] aos_cloud_handlers::FlowError),
     /// A stored document cannot be read back or written.
     #[error("a stored {what} cannot be used")]
     Document {
@@ -18,6 +18,9 @@ pub enum GatewayError {
         #[source]
         source: serde_json::Error,
     },
+    /// A message cannot be sealed for its Unit.
+    #[error("cannot seal a message for the Unit")]
+    Seal(#[source] aos_blob_crypto::CryptoError),
     /// A stored value is not what it must be.
     #[error("a stored {0} is not valid")]
     Value(&'static str),

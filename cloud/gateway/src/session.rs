@@ -1,187 +1,348 @@
 //! One session: a task that owns its socket and the protocol core of its connection.
+//!
+//! It is idle nearly always, so everything that is needed only while something happens is boxed or dropped:
+//! an idle task holds its socket, the core and a few numbers.
+
+mod inbound;
+mod outbound;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use aos_cloud_broker::{DispatchError, OVERLOAD_PAUSE, Origin, Outcome};
-use aos_cloud_fleet::{Delivery, Step};
-use aos_cloud_protocol::{Body, Envelope, MessageType};
-use aos_cloud_session::{Action, Config, DropReason, Event, Now, Rejection, Session};
+use aos_cloud_broker::Origin;
+use aos_cloud_fleet::Delivery;
+use aos_cloud_metrics::{Closed, Refused};
+use aos_cloud_protocol::Direction;
+use aos_cloud_session::{Action, Config, Event, Now, Session};
 use aos_cloud_store::{UnitSignal, now_micros};
+use aos_cloud_websocket::close_code;
 use aos_ids::Txn;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::Gateway;
 use crate::admission::Admitted;
-use crate::desired::{self, Current};
 use crate::error::{GatewayError, full_text};
+use crate::leaving::{Leaving, Phase};
+use crate::rate::{Rate, Verdict};
+use crate::sealing::Sealer;
 use crate::socket::{Arrived, End, Socket};
+use inbound::Pending;
 
 const PING: Duration = Duration::from_secs(25);
 /// Three pings without any sign of life.
 const DEAD_AFTER: Duration = Duration::from_secs(80);
 const MAX_HANDLED: usize = 32;
 const MAX_HANDLED_BYTES: usize = 32 * 1024 * 1024;
+/// Accepted transactions that a session remembers itself; the store knows the last 1024.
+const REMEMBERED: usize = 64;
 
-/// A message that a handler has.
-struct Handled {
-    txn: Txn,
-    bytes: usize,
-    full_status: bool,
-    outcome: Option<Outcome>,
-}
-
-type Pending = FuturesUnordered<Pin<Box<dyn Future<Output = Handled> + Send>>>;
-
-struct Running<'a> {
-    gateway: &'a Gateway,
+struct Running {
+    gateway: Gateway,
     socket: Socket,
     core: Session,
     origin: Origin,
     not_after: i64,
     signal: watch::Receiver<UnitSignal>,
+    phase: watch::Receiver<Phase>,
     target: i64,
+    rate: Rate,
     pending: Pending,
     pending_bytes: usize,
-    /// Length of the frame that came last.
-    frame_bytes: usize,
+    /// Messages that wait for room at their handler. Nothing more is read until they have it.
+    stalled: usize,
+    /// The message that came last.
+    frame: inbound::Frame,
     delivery: Delivery,
-    current: Current,
     /// Transaction and revision of the desired status sent last.
     sent: Option<(Txn, i64)>,
+    /// Number of the newest outbox row that the core has.
+    outbox: i64,
+    /// Transactions of outbox rows that the core has.
+    kept: Vec<Txn>,
+    sealer: Option<Box<Sealer>>,
+    /// When an operator was told last of something refused.
+    told: Option<Instant>,
+    /// Ends by then at the latest, because the Unit has to leave.
+    leaves: Option<Instant>,
 }
 
 /// Serves a Unit until its connection ends.
-pub(crate) async fn run(gateway: &Gateway, admitted: Admitted, socket: Socket) {
+pub(crate) async fn run(gateway: Gateway, admitted: Admitted, socket: Socket) {
     let (unit_id, system_id) = (admitted.unit.id.clone(), admitted.system_id.clone());
     let unit = system_id.as_str();
-    let store = &gateway.inner.store;
-    let session = match store.open_session(&unit_id).await {
+    let session = match gateway.inner.store.open_session(&unit_id).await {
         Ok(session) => session,
         Err(error) => {
+            gateway.inner.metrics.refused(Refused::Admission);
             tracing::warn!(unit, "session refused: {}", full_text(&error));
-            return socket.close(CloseCode::Policy, "the Unit is not provisioned").await;
+            return socket.close(close_code::POLICY, "the Unit is not provisioned").await;
         }
     };
     tracing::info!(unit, session, "session opened");
-    match serve(gateway, admitted, session, socket).await {
-        Ok(()) => tracing::info!(unit, session, "session ended"),
-        Err(error) => tracing::error!(unit, session, "session failed: {}", full_text(&error)),
-    }
-    if let Err(error) = store.close_session(&unit_id, session).await {
+    gateway.inner.metrics.session_opened();
+    let served = match Box::pin(open(&gateway, admitted, session, socket)).await {
+        Ok(running) => running.run().await,
+        Err(error) => Err(error),
+    };
+    let why = match served {
+        Ok(why) => {
+            tracing::info!(unit, session, "session ended");
+            why
+        }
+        Err(error) => {
+            tracing::error!(unit, session, "session failed: {}", full_text(&error));
+            Closed::Failed
+        }
+    };
+    gateway.inner.metrics.session_closed(why);
+    if let Err(error) = gateway.inner.store.close_session(&unit_id, session).await {
         tracing::error!(unit, session, "cannot note the end of the session: {}", full_text(&error));
     }
 }
 
-async fn serve(
+async fn open(
     gateway: &Gateway,
     admitted: Admitted,
     session: i64,
     socket: Socket,
-) -> Result<(), GatewayError> {
+) -> Result<Box<Running>, GatewayError> {
     let inner = &gateway.inner;
     let unit_id = admitted.unit.id;
     let signal = inner.store.watch_unit(&unit_id).await?;
-    let target = signal.borrow().target;
-    let current = desired::renew(&inner.store, &unit_id, &inner.signing).await?;
     let mut config = Config::cloud(admitted.system_id.clone());
     config.ping_interval = PING;
     config.dead_after = DEAD_AFTER;
     config.undecided = MAX_HANDLED;
-    let mut running = Running {
-        gateway,
+    config.remembered = REMEMBERED;
+    let now = Instant::now();
+    let target = signal.borrow().target;
+    Ok(Box::new(Running {
+        gateway: gateway.clone(),
         socket,
-        core: Session::new(config, inner.memory.take(&unit_id)),
+        core: Session::new(config, []),
         origin: Origin { unit_id, system_id: admitted.system_id, session },
         not_after: admitted.not_after,
         signal,
+        phase: inner.phase.subscribe(),
         target,
+        rate: Rate::new(&inner.settings.rate, now),
         pending: FuturesUnordered::new(),
         pending_bytes: 0,
-        frame_bytes: 0,
+        stalled: 0,
+        frame: inbound::Frame::new(now),
         delivery: Delivery::default(),
-        current,
         sent: None,
-    };
-    let end = running.run().await;
-    inner.memory.keep(&running.origin.unit_id, running.core.remembered());
-    let unit = running.origin.system_id.as_str();
-    match end? {
-        End::Peer(reason) => tracing::info!(unit, "{reason}"),
-        End::Ours(code, reason) => {
-            tracing::info!(unit, "closing with {code}: {reason}");
-            running.socket.close(code, reason).await;
-        }
-    }
-    Ok(())
+        outbox: 0,
+        kept: Vec::new(),
+        sealer: None,
+        told: None,
+        leaves: None,
+    }))
 }
 
 fn now() -> Now {
     Now { instant: Instant::now(), wall: Timestamp::now() }
 }
 
-impl Running<'_> {
-    /// Runs until the session ends; an error means that the cloud itself failed.
-    async fn run(&mut self) -> Result<End, GatewayError> {
-        // What happened between opening the session and watching the Unit raises no signal.
-        let mut step = self.signalled().await?;
-        if step.is_none() {
-            step = self.feed(Event::connected(None)).await?;
+/// A step of the session: boxed, so that an idle one holds nothing of it.
+type Step<'a> = Pin<Box<dyn Future<Output = Result<Option<End>, GatewayError>> + Send + 'a>>;
+
+/// What woke the session.
+enum Woken {
+    Phase,
+    Signal(bool),
+    Handled(inbound::Handled),
+    Arrived(Result<Arrived, End>),
+    Time,
+}
+
+impl Running {
+    /// Runs until the session has ended; an error means that the cloud itself failed.
+    async fn run(mut self: Box<Self>) -> Result<Closed, GatewayError> {
+        let end = self.serve().await;
+        self.gateway.inner.metrics.handling(
+            -i64::try_from(self.pending.len()).unwrap_or(0),
+            -i64::try_from(self.pending_bytes).unwrap_or(0),
+        );
+        let unit = self.origin.system_id.clone();
+        let unit = unit.as_str();
+        match end? {
+            End::Gone(why, reason) => {
+                tracing::info!(unit, "{reason}");
+                if why == Closed::Peer {
+                    self.socket.hang_up().await;
+                }
+                Ok(why)
+            }
+            End::Ours(why, code, reason) => {
+                tracing::info!(unit, "closing with {code}: {reason}");
+                Box::pin(self.socket.close(code, reason)).await;
+                Ok(why)
+            }
         }
-        if step.is_none() {
-            step = self.offer_desired().await?;
+    }
+
+    async fn serve(&mut self) -> Result<End, GatewayError> {
+        if let Some(end) = Box::pin(self.begin()).await? {
+            return Ok(end);
         }
-        let stop = self.gateway.inner.stop.clone();
         loop {
-            if let Some(end) = step {
+            let step: Step<'_> = match self.wait().await {
+                Woken::Phase => Box::pin(std::future::ready(Ok(None))),
+                Woken::Signal(true) => Box::pin(self.signalled()),
+                Woken::Signal(false) => {
+                    return Ok(End::Ours(Closed::Stopped, close_code::AWAY, "the cloud is stopping"));
+                }
+                Woken::Handled(handled) => Box::pin(self.handled(handled)),
+                Woken::Arrived(Ok(arrived)) => Box::pin(self.arrived(arrived)),
+                Woken::Arrived(Err(end)) => return Ok(end),
+                Woken::Time => Box::pin(self.tick()),
+            };
+            if let Some(end) = step.await? {
                 return Ok(end);
             }
-            let deadline = self.core.next_deadline().unwrap_or_else(|| Instant::now() + PING);
-            let room = self.pending.len() < MAX_HANDLED && self.pending_bytes < MAX_HANDLED_BYTES;
-            step = tokio::select! {
-                () = stop.wait() => Some(End::Ours(CloseCode::Away, "the cloud is stopping")),
-                changed = self.signal.changed() => {
-                    if changed.is_err() {
-                        return Ok(End::Ours(CloseCode::Away, "the cloud is stopping"));
-                    }
-                    self.signalled().await?
-                }
-                Some(handled) = self.pending.next(), if !self.pending.is_empty() => {
-                    self.handled(handled).await?
-                }
-                arrived = self.socket.receive(), if room => match arrived {
-                    Ok(Arrived::Frame(frame)) => {
-                        self.frame_bytes = frame.len();
-                        self.feed(Event::Frame(&frame)).await?
-                    }
-                    Ok(Arrived::Control) => self.feed(Event::PeerAlive).await?,
-                    Err(end) => Some(end),
-                },
-                () = tokio::time::sleep_until(deadline.into()) => self.tick().await?,
-            };
+            // Also after a change of phase, which has no step of its own.
+            if let Some(end) = self.left() {
+                return Ok(end);
+            }
         }
+    }
+
+    async fn begin(&mut self) -> Result<Option<End>, GatewayError> {
+        // What happened between opening the session and watching the Unit raises no signal.
+        if let Some(end) = self.signalled().await? {
+            return Ok(Some(end));
+        }
+        if let Some(end) = self.feed(Event::connected(None)).await? {
+            return Ok(Some(end));
+        }
+        if let Some(end) = self.renew_desired().await? {
+            return Ok(Some(end));
+        }
+        self.read_outbox().await
+    }
+
+    /// Waits for whatever comes first.
+    async fn wait(&mut self) -> Woken {
+        let settings = &self.gateway.inner.settings;
+        let at = Instant::now();
+        let pause = self.rate.pause(&settings.rate, at);
+        let may_read = self.pending.len() < MAX_HANDLED
+            && self.pending_bytes < MAX_HANDLED_BYTES
+            && self.stalled == 0
+            && pause.is_none()
+            && self.leaves.is_none();
+        let wake = self.core.next_deadline().unwrap_or(at + PING);
+        let deadlines = [
+            // While we do not read, the Unit cannot complete its frame.
+            may_read.then(|| self.socket.deadline(settings)).flatten(),
+            pause.map(|pause| at + pause),
+            self.leaves.or_else(|| self.turn().map(|(_, turn)| turn)),
+        ];
+        let wake = deadlines.into_iter().flatten().fold(wake, Instant::min);
+        tokio::select! {
+            Ok(()) = self.phase.changed() => Woken::Phase,
+            changed = self.signal.changed() => Woken::Signal(changed.is_ok()),
+            Some(handled) = self.pending.next(), if !self.pending.is_empty() => Woken::Handled(handled),
+            arrived = self.socket.receive(), if may_read => Woken::Arrived(arrived),
+            () = tokio::time::sleep_until(wake.into()) => Woken::Time,
+        }
+    }
+
+    /// How and when the Unit has to leave.
+    fn turn(&self) -> Option<(Leaving, Instant)> {
+        match *self.phase.borrow() {
+            Phase::Open => None,
+            Phase::Leaving(leaving) => Some((leaving, leaving.turn(&self.origin.unit_id))),
+        }
+    }
+
+    /// The end of a session whose turn to leave has come, once nothing is being handled any more.
+    fn left(&mut self) -> Option<End> {
+        let now = Instant::now();
+        let Some((leaving, turn)) = self.turn() else {
+            self.leaves = None;
+            return None;
+        };
+        if now < turn {
+            return None;
+        }
+        let limit = *self.leaves.get_or_insert(now + leaving.finish);
+        if !self.pending.is_empty() && now < limit {
+            return None;
+        }
+        Some(if leaving.stop {
+            End::Ours(Closed::Stopped, close_code::AWAY, "the cloud is stopping")
+        } else {
+            End::Ours(Closed::Moved, close_code::RESTART, "please connect again")
+        })
     }
 
     async fn tick(&mut self) -> Result<Option<End>, GatewayError> {
         if now_micros() / 1_000_000 > self.not_after {
-            return Ok(Some(End::Ours(CloseCode::Policy, "the certificate has expired")));
+            let reason = "the certificate has expired";
+            return Ok(Some(End::Ours(Closed::Policy, close_code::POLICY, reason)));
         }
-        self.feed(Event::Tick).await
+        let late = self.socket.deadline(&self.gateway.inner.settings).is_some_and(|at| at <= Instant::now());
+        if late {
+            let reason = "a message takes too long";
+            return Ok(Some(End::Ours(Closed::Slow, close_code::POLICY, reason)));
+        }
+        let actions = self.core.on(now(), Event::Tick);
+        for _ in actions.iter().filter(|action| matches!(action, Action::Transmit(_))) {
+            self.gateway.inner.metrics.resent();
+        }
+        self.perform(actions).await
+    }
+
+    async fn arrived(&mut self, arrived: Arrived) -> Result<Option<End>, GatewayError> {
+        let (settings, metrics) = (&self.gateway.inner.settings, &self.gateway.inner.metrics);
+        match arrived {
+            Arrived::Progress => self.feed(Event::PeerAlive).await,
+            Arrived::Ping(content) => {
+                if let Err(end) = self.socket.pong(&content, settings, metrics).await {
+                    return Ok(Some(end));
+                }
+                self.control(content.len()).await
+            }
+            Arrived::Pong => self.control(0).await,
+            Arrived::Message(message, share) => self.message(message, share).await,
+        }
+    }
+
+    async fn control(&mut self, bytes: usize) -> Result<Option<End>, GatewayError> {
+        let verdict = self.rate.on_frame(&self.gateway.inner.settings.rate, Instant::now(), bytes);
+        if verdict == Verdict::Cut {
+            return Ok(Some(self.cut()));
+        }
+        self.feed(Event::PeerAlive).await
+    }
+
+    fn cut(&self) -> End {
+        self.gateway.inner.metrics.refused(Refused::Rate);
+        End::Ours(Closed::Rate, close_code::POLICY, "too many messages")
     }
 
     /// Gives an event to the core and does what it wants.
     async fn feed(&mut self, event: Event<'_>) -> Result<Option<End>, GatewayError> {
-        let mut actions: VecDeque<Action> = self.core.on(now(), event).into();
+        let actions = self.core.on(now(), event);
+        self.perform(actions).await
+    }
+
+    async fn perform(&mut self, actions: Vec<Action>) -> Result<Option<End>, GatewayError> {
+        let mut actions: VecDeque<Action> = actions.into();
         while let Some(action) = actions.pop_front() {
-            let sent = match action {
-                Action::Transmit(bytes) => self.socket.send(bytes).await,
-                Action::Ping => self.socket.ping().await,
-                Action::Reconnect => Err(End::Peer("no sign of life".to_owned())),
+            let done = match action {
+                Action::Transmit(bytes) => self.transmit(&bytes).await?,
+                Action::Ping => {
+                    let inner = &self.gateway.inner;
+                    self.socket.ping(&inner.settings, &inner.metrics).await
+                }
+                Action::Reconnect => Err(End::Gone(Closed::Dead, "no sign of life".to_owned())),
                 Action::Deliver(envelope) => {
                     actions.extend(self.deliver(*envelope));
                     Ok(())
@@ -191,155 +352,35 @@ impl Running<'_> {
                     Ok(())
                 }
                 Action::Parked(about, reason) => {
-                    tracing::error!(unit = self.unit(), "{} {} waits: {reason}", about.kind, about.txn);
+                    self.parked(&about, reason).await?;
                     Ok(())
                 }
                 Action::Dropped(about, reason) => {
-                    self.dropped(about.kind, &about.txn, reason);
+                    self.dropped(&about, reason).await?;
                     Ok(())
                 }
-                Action::Rejected(rejection) => self.rejected(&rejection),
+                Action::Rejected(rejection) => self.rejected(&rejection).await?,
             };
-            if let Err(end) = sent {
+            if let Err(end) = done {
                 return Ok(Some(end));
             }
         }
         Ok(None)
+    }
+
+    /// Sends a message, sealed when the Unit wants that.
+    async fn transmit(&mut self, message: &[u8]) -> Result<Result<(), End>, GatewayError> {
+        let inner = &self.gateway.inner;
+        inner.taps.see(&self.origin.unit_id, Direction::CloudToUnit, message);
+        let sealed = match &self.sealer {
+            Some(sealer) => sealer.seal(message)?,
+            None => None,
+        };
+        let message = sealed.as_deref().unwrap_or(message);
+        Ok(self.socket.send(message, &inner.settings, &inner.metrics).await)
     }
 
     fn unit(&self) -> &str {
         self.origin.system_id.as_str()
-    }
-
-    /// Hands a message to its handler; returns what the core wants when there is none for it now.
-    fn deliver(&mut self, envelope: Envelope) -> Vec<Action> {
-        let txn = envelope.header.txn.clone();
-        let full_status = matches!(&envelope.body, Body::UnitStatus(status) if !status.is_delta_info);
-        // Close enough for a bound: the memory of a message follows the length of its frame.
-        let bytes = self.frame_bytes;
-        match self.gateway.inner.broker.dispatch(self.origin.clone(), envelope) {
-            Ok(outcome) => {
-                self.pending_bytes += bytes;
-                self.pending.push(Box::pin(async move {
-                    Handled { txn, bytes, full_status, outcome: outcome.await.ok() }
-                }));
-                vec![]
-            }
-            Err(error @ DispatchError::NoRoute(_)) => {
-                tracing::warn!(unit = self.unit(), "{error}");
-                self.core.on(now(), Event::Accepted(txn))
-            }
-            Err(error) => {
-                tracing::warn!(unit = self.unit(), "{error}");
-                self.core.on(now(), Event::Refused { txn, retry_after: OVERLOAD_PAUSE })
-            }
-        }
-    }
-
-    async fn handled(&mut self, handled: Handled) -> Result<Option<End>, GatewayError> {
-        self.pending_bytes = self.pending_bytes.saturating_sub(handled.bytes);
-        let answers = match handled.outcome {
-            Some(Outcome::Done(answers)) => answers,
-            Some(Outcome::Later(retry_after)) => {
-                return self.feed(Event::Refused { txn: handled.txn, retry_after }).await;
-            }
-            None => {
-                let refused = Event::Refused { txn: handled.txn, retry_after: OVERLOAD_PAUSE };
-                return self.feed(refused).await;
-            }
-        };
-        if let Some(end) = self.feed(Event::Accepted(handled.txn)).await? {
-            return Ok(Some(end));
-        }
-        for answer in answers {
-            let mut envelope = Envelope::new(self.origin.system_id.clone(), Timestamp::now(), answer.body);
-            envelope.correlation_id = answer.correlation_id;
-            if let Some(end) = self.feed(Event::send(envelope)).await? {
-                return Ok(Some(end));
-            }
-        }
-        if handled.full_status && self.delivery.waits_for_full_status() {
-            return self.compare().await;
-        }
-        Ok(None)
-    }
-
-    /// The Unit has told its full state: does it still know its target?
-    async fn compare(&mut self) -> Result<Option<End>, GatewayError> {
-        let store = &self.gateway.inner.store;
-        let found = desired::compare_stored(store, &self.origin.unit_id, &self.current.status).await?;
-        let row = &self.current.row;
-        match self.delivery.on_full_status(row.revision, row.acked_at.is_some(), found) {
-            Step::Wait => Ok(None),
-            Step::Send => {
-                tracing::info!(unit = self.unit(), "the Unit differs from its target, which is sent again");
-                self.send_desired().await
-            }
-        }
-    }
-
-    async fn signalled(&mut self) -> Result<Option<End>, GatewayError> {
-        let signal = *self.signal.borrow_and_update();
-        if !signal.admitted {
-            return Ok(Some(End::Ours(CloseCode::Policy, "the Unit was deprovisioned")));
-        }
-        if signal.session != self.origin.session {
-            return Ok(Some(End::Ours(CloseCode::Policy, "a newer session has replaced this one")));
-        }
-        if signal.target == self.target {
-            return Ok(None);
-        }
-        self.target = signal.target;
-        let inner = &self.gateway.inner;
-        self.current = desired::renew(&inner.store, &self.origin.unit_id, &inner.signing).await?;
-        self.offer_desired().await
-    }
-
-    async fn offer_desired(&mut self) -> Result<Option<End>, GatewayError> {
-        let row = &self.current.row;
-        match self.delivery.on_desired(row.revision, row.acked_at.is_some()) {
-            Step::Wait => Ok(None),
-            Step::Send => self.send_desired().await,
-        }
-    }
-
-    async fn send_desired(&mut self) -> Result<Option<End>, GatewayError> {
-        let revision = self.current.row.revision;
-        let body = Body::DesiredStatus(self.current.status.clone());
-        let envelope = Envelope::new(self.origin.system_id.clone(), Timestamp::now(), body);
-        self.sent = Some((envelope.header.txn.clone(), revision));
-        tracing::info!(unit = self.unit(), revision, "sending the desired status");
-        // Noted before it leaves: the time shown is never later than the Unit's first reaction.
-        self.gateway.inner.store.desired_sent(&self.origin.unit_id, revision).await?;
-        self.feed(Event::send(envelope)).await
-    }
-
-    async fn acknowledged(&mut self, txn: &Txn) -> Result<(), GatewayError> {
-        let Some((_, revision)) = self.sent.take_if(|(sent, _)| sent == txn) else { return Ok(()) };
-        self.gateway.inner.store.desired_acked(&self.origin.unit_id, revision).await?;
-        if self.current.row.revision == revision {
-            self.current.row.acked_at = Some(now_micros());
-        }
-        Ok(())
-    }
-
-    fn dropped(&self, kind: MessageType, txn: &Txn, reason: DropReason) {
-        let unit = self.unit();
-        if reason == DropReason::Superseded {
-            tracing::debug!(unit, "{kind} {txn}: {reason}");
-        } else {
-            // On a live link this means that the Unit cannot read the message; more tries do not help.
-            tracing::error!(unit, "{kind} {txn} is given up: {reason}");
-        }
-    }
-
-    fn rejected(&self, rejection: &Rejection) -> Result<(), End> {
-        tracing::warn!(unit = self.unit(), "{rejection}");
-        match rejection {
-            Rejection::ForeignSystemId { .. } => {
-                Err(End::Ours(CloseCode::Policy, "a message names another Unit"))
-            }
-            _ => Ok(()),
-        }
     }
 }

@@ -1,161 +1,228 @@
-//! The WebSocket upgrade and the socket of a session.
+//! The WebSocket of a session.
 //!
-//! The upgrade is made by hand: upstream Units compare the whole value of `Connection`, and closing after an
-//! oversized frame needs the raw stream, or the reset caused by unread bytes would overtake our close frame.
+//! Between frames a socket holds no buffers: bytes are read through the stack into a message that grows as
+//! they come. A message of more than 64 KiB needs a share of the memory that all sessions have for such;
+//! until there is one, nothing more of it is read. Whatever a Unit does not send or take in time ends the
+//! connection.
 
-use std::time::Duration;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
+use aos_cloud_listener::ServerConnection;
+use aos_cloud_metrics::{Closed, Metrics};
 use aos_cloud_protocol::MAX_FRAME;
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::{HeaderMap, HeaderName, StatusCode};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use aos_cloud_websocket::{Event, Frame, Reader, Role, close_code, close_payload, encode};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::Gateway;
-use crate::admission::Admitted;
+use crate::settings::Settings;
 
-const BUFFER: usize = 4 * 1024;
-const MAX_WRITE_BUFFER: usize = 2 * MAX_FRAME;
-/// A Unit that does not take a frame in this time is gone.
-const SEND_TIME: Duration = Duration::from_secs(20);
+/// Bytes read at once.
+const CHUNK: usize = 8 * 1024;
+/// Longest message that needs no share of the memory for large ones; also the unit of shares.
+pub(crate) const SHARE: usize = 64 * 1024;
+/// Time to wait for a share. Longer, and the Unit is asked to come back later.
+const SHARE_TIME: Duration = Duration::from_secs(30);
 /// Time to say goodbye: a Unit in the middle of a long frame must have sent it before it sees our close.
 const CLOSE_TIME: Duration = Duration::from_secs(3);
 /// The same when the cloud stops.
 const AWAY_TIME: Duration = Duration::from_millis(500);
+const PING: &[u8] = b"aos";
 
-pub(crate) async fn upgrade(
-    State(gateway): State<Gateway>,
-    admitted: Admitted,
-    mut request: Request,
-) -> Response {
-    if gateway.inner.stop.is_triggered() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the cloud is stopping").into_response();
-    }
-    let Some(accept) = accept_key(request.headers()) else {
-        return (StatusCode::BAD_REQUEST, "this is no WebSocket upgrade of version 13").into_response();
-    };
-    let upgraded = hyper::upgrade::on(&mut request);
-    let sessions = gateway.inner.sessions.clone();
-    sessions.spawn(async move {
-        match upgraded.await {
-            Ok(upgraded) => {
-                let mut config = WebSocketConfig::default();
-                config.read_buffer_size = BUFFER;
-                config.write_buffer_size = BUFFER;
-                config.max_write_buffer_size = MAX_WRITE_BUFFER;
-                config.max_frame_size = Some(MAX_FRAME);
-                config.max_message_size = Some(MAX_FRAME);
-                let stream = TokioIo::new(upgraded);
-                let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-                crate::session::run(&gateway, admitted, Socket { socket }).await;
-            }
-            Err(error) => tracing::info!(unit = admitted.system_id.as_str(), "no upgrade: {error}"),
-        }
-    });
-    let answer = Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "websocket")
-        .header(SEC_WEBSOCKET_ACCEPT, accept)
-        .body(Body::empty());
-    answer.unwrap_or_else(|_| StatusCode::BAD_REQUEST.into_response())
-}
-
-/// The key that proves that we understood the upgrade; nothing when it is none.
-fn accept_key(headers: &HeaderMap) -> Option<String> {
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let upgrades = text(CONNECTION)?.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade"));
-    let web_socket = text(UPGRADE)?.eq_ignore_ascii_case("websocket");
-    let version = text(SEC_WEBSOCKET_VERSION)? == "13";
-    let key = headers.get(SEC_WEBSOCKET_KEY)?;
-    (upgrades && web_socket && version).then(|| derive_accept_key(key.as_bytes()))
-}
-
-/// Why a session ended.
+/// Why a session ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The Unit closed it, or the connection is lost.
-    Peer(String),
+    /// The connection is gone, or not worth a goodbye.
+    Gone(Closed, String),
     /// We close it, with this code and reason.
-    Ours(CloseCode, &'static str),
+    Ours(Closed, u16, &'static str),
 }
 
 /// What arrived.
 pub(crate) enum Arrived {
-    Frame(Bytes),
-    Control,
+    /// A whole message, and its share of the memory for large ones.
+    Message(Vec<u8>, Option<OwnedSemaphorePermit>),
+    /// To be answered with [`Socket::pong`] before anything else.
+    Ping(Vec<u8>),
+    /// A sign of life.
+    Pong,
+    /// A part of a message.
+    Progress,
 }
 
 pub(crate) struct Socket {
-    socket: WebSocketStream<TokioIo<Upgraded>>,
+    stream: ServerConnection,
+    reader: Reader,
+    /// Read and not yet looked at; mostly nothing.
+    rest: Vec<u8>,
+    /// When the message under way began.
+    since: Option<Instant>,
+    share: Option<OwnedSemaphorePermit>,
+    shares: Arc<Semaphore>,
+    /// Since when the message under way has waited for its share.
+    waiting: Option<Instant>,
+}
+
+enum Step {
+    Event(Event),
+    Progress,
 }
 
 impl Socket {
-    /// The next frame. Cancel safe.
+    /// Takes over an upgraded connection; `read` are bytes that came with the request.
+    pub(crate) fn new(stream: ServerConnection, read: &[u8], shares: Arc<Semaphore>) -> Self {
+        let reader = Reader::new(Role::Server, MAX_FRAME);
+        Self { stream, reader, rest: read.to_vec(), since: None, share: None, shares, waiting: None }
+    }
+
+    /// When the message under way must be complete.
+    pub(crate) fn deadline(&self, settings: &Settings) -> Option<Instant> {
+        self.since.map(|since| since + settings.time_for(self.reader.announced()))
+    }
+
+    /// What comes next. Cancel safe.
     pub(crate) async fn receive(&mut self) -> Result<Arrived, End> {
-        match self.socket.next().await {
-            None => Err(End::Peer("connection lost".to_owned())),
-            Some(Ok(Message::Binary(bytes))) => Ok(Arrived::Frame(bytes)),
-            Some(Ok(Message::Text(text))) => Ok(Arrived::Frame(text.into())),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(Arrived::Control),
-            Some(Ok(Message::Close(frame))) => {
-                let code = frame.map_or(CloseCode::Status, |frame| frame.code);
-                Err(End::Peer(format!("closed with {code}")))
+        self.take_share().await?;
+        let step = poll_fn(|cx| self.poll_step(cx)).await?;
+        self.since = if self.reader.is_idle() { None } else { self.since.or_else(|| Some(Instant::now())) };
+        Ok(match step {
+            Step::Progress => Arrived::Progress,
+            Step::Event(Event::Message(message)) => Arrived::Message(message, self.share.take()),
+            Step::Event(Event::Ping(content)) => Arrived::Ping(content),
+            Step::Event(Event::Pong) => Arrived::Pong,
+            Step::Event(Event::Close(code)) => {
+                let code = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
+                return Err(End::Gone(Closed::Peer, format!("closed with {code}")));
             }
-            Some(Err(Error::Capacity(_))) => {
-                Err(End::Ours(CloseCode::Size, "a message may have 16 MiB at most"))
+        })
+    }
+
+    /// Waits for the memory of a large message under way.
+    async fn take_share(&mut self) -> Result<(), End> {
+        let announced = self.reader.announced();
+        let held = self.share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if announced <= SHARE.max(held * SHARE) {
+            return Ok(());
+        }
+        let missing = u32::try_from(announced.div_ceil(SHARE) - held).unwrap_or(u32::MAX);
+        // The wait may be interrupted and go on.
+        let waiting = *self.waiting.get_or_insert_with(Instant::now);
+        let more = Arc::clone(&self.shares).acquire_many_owned(missing);
+        match tokio::time::timeout_at((waiting + SHARE_TIME).into(), more).await {
+            Ok(Ok(more)) => {
+                match &mut self.share {
+                    Some(share) => share.merge(more),
+                    none => *none = Some(more),
+                }
+                self.waiting = None;
+                // Waiting was not the Unit's fault.
+                self.since = Some(Instant::now());
+                Ok(())
             }
-            Some(Err(Error::Protocol(error))) => {
-                tracing::warn!("WebSocket protocol violated: {error}");
-                Err(End::Ours(CloseCode::Protocol, "WebSocket protocol violated"))
-            }
-            Some(Err(error)) => Err(End::Peer(error.to_string())),
+            _ => Err(End::Ours(Closed::Slow, close_code::LATER, "no memory for long messages now")),
         }
     }
 
-    pub(crate) async fn send(&mut self, bytes: Bytes) -> Result<(), End> {
-        self.put(Message::Binary(bytes)).await
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, End>> {
+        if !self.rest.is_empty() {
+            let read = std::mem::take(&mut self.rest);
+            return Poll::Ready(self.parse(&read));
+        }
+        let mut chunk = [0; CHUNK];
+        let mut buffer = ReadBuf::new(&mut chunk);
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
+        Poll::Ready(match read {
+            Err(error) => Err(End::Gone(Closed::Lost, error.to_string())),
+            Ok(()) if buffer.filled().is_empty() => {
+                Err(End::Gone(Closed::Lost, "connection lost".to_owned()))
+            }
+            Ok(()) => self.parse(buffer.filled()),
+        })
     }
 
-    pub(crate) async fn ping(&mut self) -> Result<(), End> {
-        self.put(Message::Ping(Bytes::from_static(b"aos"))).await
+    fn parse(&mut self, read: &[u8]) -> Result<Step, End> {
+        let mut input = read;
+        let event = self.reader.read(&mut input).map_err(|violation| {
+            let (why, text) = match violation.close_code() {
+                close_code::SIZE => (Closed::Oversize, "a message may have 16 MiB at most"),
+                close_code::CONTENT => (Closed::Protocol, "text that is not UTF-8"),
+                _ => (Closed::Protocol, "WebSocket protocol violated"),
+            };
+            tracing::info!("WebSocket violated: {violation}");
+            End::Ours(why, violation.close_code(), text)
+        })?;
+        self.rest = input.to_vec();
+        Ok(event.map_or(Step::Progress, Step::Event))
     }
 
-    async fn put(&mut self, message: Message) -> Result<(), End> {
-        match tokio::time::timeout(SEND_TIME, self.socket.send(message)).await {
+    /// Sends a message.
+    pub(crate) async fn send(
+        &mut self,
+        message: &[u8],
+        settings: &Settings,
+        metrics: &Metrics,
+    ) -> Result<(), End> {
+        self.put(Frame::Binary(message), settings, metrics).await
+    }
+
+    pub(crate) async fn ping(&mut self, settings: &Settings, metrics: &Metrics) -> Result<(), End> {
+        self.put(Frame::Ping(PING), settings, metrics).await
+    }
+
+    /// Answers a ping.
+    pub(crate) async fn pong(
+        &mut self,
+        content: &[u8],
+        settings: &Settings,
+        metrics: &Metrics,
+    ) -> Result<(), End> {
+        self.put(Frame::Pong(content), settings, metrics).await
+    }
+
+    async fn put(&mut self, frame: Frame<'_>, settings: &Settings, metrics: &Metrics) -> Result<(), End> {
+        let bytes = encode(frame, None);
+        metrics.bytes_out(bytes.len());
+        let write = async {
+            self.stream.write_all(&bytes).await?;
+            self.stream.flush().await
+        };
+        match tokio::time::timeout(settings.time_for(bytes.len()), write).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(End::Peer(error.to_string())),
-            Err(_) => Err(End::Peer("the Unit takes no data".to_owned())),
+            Ok(Err(error)) => Err(End::Gone(Closed::Lost, error.to_string())),
+            Err(_) => Err(End::Gone(Closed::Slow, "the Unit takes no data".to_owned())),
         }
     }
 
     /// Closes with a code and waits shortly for the Unit to hang up.
-    pub(crate) async fn close(mut self, code: CloseCode, reason: &'static str) {
-        let time = if code == CloseCode::Away { AWAY_TIME } else { CLOSE_TIME };
+    pub(crate) async fn close(mut self, code: u16, reason: &'static str) {
+        let time = if code == close_code::AWAY { AWAY_TIME } else { CLOSE_TIME };
         let goodbye = async {
-            let frame = CloseFrame { code, reason: reason.into() };
-            if self.socket.send(Message::Close(Some(frame))).await.is_err() {
+            let frame = encode(Frame::Close(&close_payload(code, reason)), None);
+            if self.stream.write_all(&frame).await.is_err() || self.stream.flush().await.is_err() {
                 return;
             }
-            let stream = self.socket.get_mut();
-            let mut rest = [0; BUFFER];
-            // Whatever the Unit still sends is thrown away.
-            while matches!(stream.read(&mut rest).await, Ok(1..)) {}
+            let mut rest = vec![0; CHUNK];
+            // Whatever the Unit still sends is thrown away: the reset caused by unread bytes would overtake
+            // our close frame.
+            while matches!(self.stream.read(&mut rest).await, Ok(1..)) {}
             // The connection is dropped next; an error changes nothing.
-            let _ = stream.shutdown().await;
+            let _ = self.stream.shutdown().await;
         };
         // A Unit that does not hang up is cut off.
         let _ = tokio::time::timeout(time, goodbye).await;
+    }
+
+    /// Answers the Unit's close with ours, as far as it takes it at once.
+    pub(crate) async fn hang_up(mut self) {
+        let goodbye = async {
+            let frame = encode(Frame::Close(&close_payload(close_code::NORMAL, "")), None);
+            // The Unit may be gone already.
+            let _ = self.stream.write_all(&frame).await;
+            let _ = self.stream.shutdown().await;
+        };
+        let _ = tokio::time::timeout(AWAY_TIME, goodbye).await;
     }
 }

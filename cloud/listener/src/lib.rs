@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aos_supervise::Shutdown;
-pub use aos_tls::{ConnectionPeer, Limits, TlsError};
-use aos_tls::{Incoming, Protocol, ServerConnection};
+pub use aos_tls::{ConnectionPeer, Limits, ListenerCounts, ServerConnection, TlsError};
+use aos_tls::{Incoming, Protocol};
 use axum::Router;
 use axum::body::Body;
 use hyper::Request;
 use hyper::body::Incoming as IncomingBody;
-use hyper_util::rt::{TokioIo, TokioTimer};
+pub use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
@@ -40,6 +41,17 @@ impl Listener {
     ) -> Result<Self, TlsError> {
         let incoming = Incoming::bind_tls(address, config, Protocol::Http1).await?;
         Ok(Self { incoming: incoming.with_limits(limits), name })
+    }
+
+    /// Listens without TLS, for what only this machine may see.
+    pub async fn bind_plain(name: &'static str, address: &str, limits: Limits) -> Result<Self, TlsError> {
+        let incoming = Incoming::bind_plain(address).await?;
+        Ok(Self { incoming: incoming.with_limits(limits), name })
+    }
+
+    /// What it counts about connections and handshakes.
+    pub fn counts(&self) -> Arc<ListenerCounts> {
+        self.incoming.counts()
     }
 
     /// Where it listens.

@@ -25,6 +25,13 @@ need iproute2 command -v ip
 need util-linux command -v nsenter
 need procps test -x /usr/bin/kill
 need busybox-static installed busybox-static
+# An emulated TPM 2.0 behind a resource manager, for the tests with keys in a TPM.
+need swtpm command -v swtpm
+need tpm2-tools command -v tpm2_getcap
+need dbus-daemon command -v dbus-run-session
+for package in libtpm2-pkcs11-1 tpm2-abrmd libtss2-tcti-tabrmd0 libtss2-tcti-swtpm0; do
+  need "$package" installed "$package"
+done
 need python3-venv python3 -c 'import venv, ensurepip'
 if ! command -v cc >/dev/null; then missing+=(gcc libc6-dev); fi
 for package in "$@"; do need "$package" installed "$package"; done

@@ -60,6 +60,14 @@ enum Source {
     Vis(vis::Vis),
 }
 
+#[cfg_attr(
+    not(feature = "vis"),
+    allow(
+        clippy::unused_async,
+        clippy::unnecessary_wraps,
+        reason = "only remote sources wait or do not know"
+    )
+)]
 impl IdentHandler {
     /// System ID and model. With a remote source this waits for it, within its time-out.
     pub async fn system(&self) -> Result<SystemInfo, Error> {

@@ -10,6 +10,7 @@ mod provisioning;
 mod rig;
 mod secondary;
 mod start;
+mod tpm;
 mod vis;
 
 /// Not a test: what the other tests start as their daemon.

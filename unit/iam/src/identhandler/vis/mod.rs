@@ -31,7 +31,7 @@ pub use messages::{Found, Topic};
 
 const QUEUE: usize = 16;
 /// Time for an answer when the configuration says nothing.
-const ANSWER_TIME: Duration = Duration::from_secs(120);
+const ANSWER_TIME: Duration = Duration::from_mins(2);
 const RECONNECT: Duration = Duration::from_secs(2);
 const UPGRADE_TIME: Duration = Duration::from_secs(10);
 /// Silence after which we ask whether the service is still there; twice of it ends the connection.

@@ -66,6 +66,9 @@ impl Sdk {
             .env("HOME", &self.home)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("NO_COLOR", "1")
+            // Shows the services that are called.
+            .env("GRPC_VERBOSITY", "debug")
+            .env("GRPC_TRACE", "http")
             .output()
             .tried(|| format!("cannot run {tool}"))
     }

@@ -63,7 +63,7 @@ impl std::fmt::Display for Path<'_> {
 
 impl de::Error for KeyError {
     fn custom<T: std::fmt::Display>(message: T) -> Self {
-        Self { path: String::new(), reason: message.to_string() }
+        Self::new("", message.to_string())
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -75,7 +75,7 @@ impl KeyError {
     /// Adds the place unless a deeper one is known.
     pub(crate) fn at(mut self, path: &Path<'_>) -> Self {
         if self.path.is_empty() {
-            self.path = path.to_string();
+            self.path = crate::cut(path.to_string());
         }
         self
     }

@@ -64,9 +64,9 @@ pub struct KeyError {
 }
 
 impl KeyError {
-    /// An error found by the caller's own checks.
+    /// An error found by the caller's own checks. Path and reason are cut at 500 bytes.
     pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { path: path.into(), reason: reason.into() }
+        Self { path: cut(path.into()), reason: cut(reason.into()) }
     }
 
     /// Path of the key, such as `certModules[1].id`; empty for the document itself.
@@ -90,6 +90,17 @@ impl std::fmt::Display for KeyError {
 }
 
 impl std::error::Error for KeyError {}
+
+/// Keys and values of a document come back in complaints about it, which go into logs and messages.
+fn cut(mut text: String) -> String {
+    const LONGEST: usize = 500;
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
 
 /// Reads a JSON text.
 pub fn from_slice<T: DeserializeOwned>(text: &[u8], rules: Rules) -> Result<Read<T>, LooseError> {

@@ -191,6 +191,15 @@ fn cased(key: &'static str) -> impl Strategy<Value = String> {
     })
 }
 
+#[test]
+fn complaints_are_short() {
+    let long = "ü".repeat(100_000);
+    for text in [format!(r#"{{"maxDmips":"{long}"}}"#), format!(r#"{{"inner":{{"{long}":0,"{long}":0}}}}"#)] {
+        let error = outer(&text, Rules::CONFIG).unwrap_err().to_string();
+        assert!(error.len() < 1100, "{} bytes", error.len());
+    }
+}
+
 proptest! {
     #[test]
     fn any_case_of_keys_reads_the_same(

@@ -109,7 +109,7 @@ impl<'de> Visitor<'de> for Seed {
         let mut seen = std::collections::HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
             if !seen.insert(key.clone()) {
-                return Err(A::Error::custom(format_args!("key '{key}' is given twice")));
+                return Err(A::Error::custom(format_args!("key '{}' is given twice", crate::cut(key))));
             }
             values.push((key, map.next_value_seed(seed)?));
         }

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use aos_cloud_api::{Api, hash_token, new_token};
+use aos_cloud_api::{Api, hash_token, new_token, upload_routes};
 use aos_cloud_blobs::{Blobs, Counter};
 use aos_cloud_gateway::Gateway;
+use aos_cloud_handlers::{Addresses, Flows, Handlers};
 use aos_cloud_listener::{Limits, Listener};
+use aos_cloud_metrics::Metrics;
 use aos_cloud_pki::{Domain, Pki};
 use aos_cloud_store::{NewAccount, Role, Store, now_micros};
 use aos_supervise::{Shutdown, TaskTree};
@@ -28,12 +30,6 @@ const DRAIN: Duration = Duration::from_millis(800);
 const BOOTSTRAP: i64 = 30 * 24 * 3600 * 1_000_000;
 /// Time between two looks at the end of the server certificate.
 const RENEWAL: Duration = Duration::from_hours(12);
-const UNIT_LIMITS: Limits = Limits {
-    handshakes: 128,
-    handshakes_per_address: 64,
-    connections: 16 * 1024,
-    handshake_time: Duration::from_secs(10),
-};
 const CLIENT_LIMITS: Limits = Limits {
     handshakes: 32,
     handshakes_per_address: 32,
@@ -75,7 +71,8 @@ impl Cloud {
 
         let file = data.join("endpoints.json");
         let before = last(&file);
-        let units = bind("units", &options.listen_units, &before, &for_units, UNIT_LIMITS).await?;
+        let units =
+            bind("units", &options.listen_units, &before, &for_units, options.limits.connections()).await?;
         let api = bind("api", &options.listen_api, &before, &for_users, CLIENT_LIMITS).await?;
         let blob = bind("blobs", &options.listen_blobs, &before, &for_blobs, CLIENT_LIMITS).await?;
         let domain = pki.domain().to_owned();
@@ -115,14 +112,22 @@ impl Cloud {
                 }
             }
         });
-        let sessions = Shutdown::new();
-        let (gateway, handlers) = Gateway::new(
+        let metrics = Metrics::new();
+        metrics.show_listener(units.counts());
+        let addresses = Addresses {
+            blobs: format!("https://{}", authority(&domain, blob.local_addr().port())),
+            discovery: endpoints.discovery_url.clone(),
+        };
+        let flows = Flows::new(store.clone(), Arc::clone(&pki), addresses);
+        let (broker, handlers) = Handlers::new(flows.clone(), blobs.clone());
+        let gateway = Gateway::new(
             store.clone(),
-            blobs.clone(),
+            flows.clone(),
+            broker,
             &pki,
             format!("wss://{units_authority}/ws/v7/"),
-            format!("https://{}", authority(&domain, blob.local_addr().port())),
-            sessions.clone(),
+            options.limits.settings(),
+            metrics.clone(),
         );
         tree.spawn("handlers", |stop| async move {
             tokio::select! {
@@ -130,14 +135,17 @@ impl Cloud {
                 () = stop.wait() => {}
             }
         });
-        let downloads = blobs.routes();
+        let downloads = blobs.routes().merge(upload_routes(flows.clone()));
         let discovery_url = Arc::from(endpoints.discovery_url.as_str());
-        let rest = Api { store, pki, blobs, discovery_url }.routes();
+        let rest = Api { store, pki, blobs, flows, gateway: gateway.clone(), discovery_url }.routes();
+        let drain = Duration::from_secs(options.drain_time);
         tree.spawn("listeners", |stop| async move {
             let ended = async {
                 stop.wait().await;
-                sessions.trigger();
-                gateway.drain(DRAIN).await;
+                if !drain.is_zero() {
+                    gateway.drain(drain).await;
+                }
+                gateway.stop(DRAIN).await;
             };
             tokio::join!(
                 units.serve(gateway.routes(), stop.clone(), DRAIN),

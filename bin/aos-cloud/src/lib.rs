@@ -13,7 +13,7 @@ use aos_supervise::Shutdown;
 
 pub use cloud::Cloud;
 pub use endpoints::Endpoints;
-pub use options::{Command, Options, RunOptions};
+pub use options::{Command, Options, RunOptions, UnitLimits};
 
 /// Time that all tasks together have for an orderly stop.
 const STOP_TIME: Duration = Duration::from_millis(1800);
@@ -30,7 +30,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
         let cloud = Cloud::start(options, shutdown).await?;
         aos_supervise::notify_ready();
-        cloud.run(STOP_TIME).await
+        cloud.run(STOP_TIME + Duration::from_secs(options.drain_time)).await
     });
     aos_supervise::notify_stopping();
     // Blocking work that is still under way is not waited for: everything durable is atomic.

@@ -1,10 +1,14 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use aos_cloud_gateway::{RateLimits, Settings};
+use aos_cloud_listener::Limits;
 use aos_logging::Level;
 use clap::{Args, Parser, Subcommand};
 
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const EXAMPLES: &str = "\
 Examples:
   aos-cloud run --data /var/lib/aos-cloud
@@ -51,6 +55,9 @@ pub struct RunOptions {
     /// Address of blob downloads
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9443")]
     pub listen_blobs: String,
+    /// Address of the metrics for Prometheus, plain HTTP without authentication: keep it local. Off when absent
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen_metrics: Option<String>,
     /// Name or address under which Units and operators reach this cloud; may be given several times, the
     /// first is its domain
     #[arg(long, value_name = "HOST", default_value = "localhost", value_delimiter = ',')]
@@ -61,4 +68,78 @@ pub struct RunOptions {
     /// Threads that serve, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: u16,
+    /// Time over which Units are moved away when the cloud is told to stop; 0 = end their sessions at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub drain_time: u64,
+    /// Limits for Units.
+    #[command(flatten)]
+    pub limits: UnitLimits,
+}
+
+/// How much Units may do. What is not given is as the gateway has it.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Limits for Units")]
+pub struct UnitLimits {
+    /// Messages that one Unit may send in a second, on average (100)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub unit_messages_per_second: Option<u32>,
+    /// Messages that one Unit may send at once before that counts (2000)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub unit_message_burst: Option<u32>,
+    /// KiB that one Unit may send in a second, on average (2048)
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub unit_kib_per_second: Option<u32>,
+    /// Seconds that a Unit which sends too much is only read more slowly, before it gets nacks (10)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub unit_patience: Option<u64>,
+    /// Sessions that may be opened in a second, on average (200)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub admissions_per_second: Option<u32>,
+    /// Sessions that may be opened at once before that counts (1000)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub admission_burst: Option<u32>,
+    /// TLS handshakes of Units at the same time (128)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub handshakes: Option<u32>,
+    /// The same from one address (64)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub handshakes_per_address: Option<u32>,
+    /// Sessions at the same time (16384)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_sessions: Option<u32>,
+}
+
+impl UnitLimits {
+    /// As the gateway takes them.
+    pub fn settings(&self) -> Settings {
+        let usual = Settings::default();
+        let of = |given: Option<u32>, usual: f64| given.map_or(usual, f64::from);
+        let rate = RateLimits {
+            messages_per_second: of(self.unit_messages_per_second, usual.rate.messages_per_second),
+            message_burst: of(self.unit_message_burst, usual.rate.message_burst),
+            bytes_per_second: self
+                .unit_kib_per_second
+                .map_or(usual.rate.bytes_per_second, |kib| f64::from(kib) * 1024.0),
+            patience: self.unit_patience.map_or(usual.rate.patience, Duration::from_secs),
+            ..usual.rate
+        };
+        Settings {
+            rate,
+            admissions_per_second: of(self.admissions_per_second, usual.admissions_per_second),
+            admission_burst: of(self.admission_burst, usual.admission_burst),
+            max_sessions: self.max_sessions.map_or(usual.max_sessions, |max| max as usize),
+            ..usual
+        }
+    }
+
+    /// As the Units' listener takes them.
+    pub fn connections(&self) -> Limits {
+        let of = |given: Option<u32>, usual: usize| given.map_or(usual, |given| given as usize);
+        Limits {
+            handshakes: of(self.handshakes, 128),
+            handshakes_per_address: of(self.handshakes_per_address, 64),
+            connections: self.settings().max_sessions,
+            handshake_time: HANDSHAKE_TIME,
+        }
+    }
 }

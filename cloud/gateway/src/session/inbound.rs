@@ -229,7 +229,7 @@ impl Running {
             event["txn"] = json!(invalid.header.txn.as_str());
         }
         let (store, unit_id) = (&self.gateway.inner.store, &self.origin.unit_id);
-        Ok(store.add_event(unit_id, "refused", event.to_string()).await?)
+        Ok(store.add_event(unit_id, "invalid", event.to_string()).await?)
     }
 }
 

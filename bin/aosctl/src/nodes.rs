@@ -10,6 +10,9 @@ use crate::follow::Follow;
 use crate::output::{Output, elements, table, text};
 use crate::renew::read;
 
+/// States of a task that is not over.
+const OPEN: [&str; 3] = ["starting", "finishing", "deprovisioning"];
+
 pub async fn list(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
     let nodes = cloud.get(&format!("units/{}/nodes/", segment(unit)?)).await?;
     out.show(&nodes, |nodes| {
@@ -76,12 +79,12 @@ async fn task_of(cloud: &Cloud, task: &NodeTask, kind: &str, out: &Output) -> Re
     }
     let path = format!("{path}task/");
     let what = format!("node {}", task.node);
-    let follow = Follow { path, what: &what, again, open: &["waiting", "keys", "certificates"] };
+    let follow = Follow { path, what: &what, again, open: &OPEN };
     let document = follow
         .until_over(cloud, &task.time, out, |document| match text(document, "/state").as_str() {
-            "waiting" => "the Unit has not answered yet".to_owned(),
-            "keys" => "the node has made keys".to_owned(),
-            "certificates" => "the node installs the certificates".to_owned(),
+            "starting" => "the node makes keys".to_owned(),
+            "finishing" => "the node installs its certificates".to_owned(),
+            "deprovisioning" => "the node removes its keys".to_owned(),
             other => other.to_owned(),
         })
         .await?;
@@ -92,7 +95,7 @@ async fn task_of(cloud: &Cloud, task: &NodeTask, kind: &str, out: &Output) -> Re
 }
 
 fn is_open(node: &Value) -> bool {
-    ["waiting", "keys", "certificates"].contains(&text(node, "/task/state").as_str())
+    OPEN.contains(&text(node, "/task/state").as_str())
 }
 
 async fn switched(cloud: &Cloud, switch: &NodeSwitch, verb: &str, wanted: &str, out: &Output) -> Result<()> {

@@ -38,15 +38,8 @@ pub async fn renew(cloud: &Cloud, renew: &Renew, out: &Output) -> Result<()> {
         let document = cloud.get(&path).await?;
         return out.show(&document, |document| format!("{}\nfollow it with: {again}", describe(document)));
     }
-    let follow = Follow { path, what: "the renewal", again, open: &["waiting", "requested", "issued"] };
-    let document = follow
-        .until_over(cloud, &renew.time, out, |document| match text(document, "/state").as_str() {
-            "waiting" => "the Unit has not answered yet".to_owned(),
-            "requested" => "the Unit has made keys".to_owned(),
-            "issued" => "the Unit installs the certificates".to_owned(),
-            other => other.to_owned(),
-        })
-        .await?;
+    let follow = Follow { path, what: "the renewal", again, open: &["waiting"] };
+    let document = follow.until_over(cloud, &renew.time, out, progress).await?;
     out.show(&document, describe)?;
     if text(&document, "/state") == "failed" {
         let error = text(&document, "/error");
@@ -54,6 +47,19 @@ pub async fn renew(cloud: &Cloud, renew: &Renew, out: &Output) -> Result<()> {
         bail!("not all certificates were renewed: {error}; those keep working until they end");
     }
     Ok(())
+}
+
+/// How far each certificate is, such as `main/online issued`.
+fn progress(document: &Value) -> String {
+    let each = rows(elements(&document["certificates"]), &["/node", "/type", "/state"]);
+    let each: Vec<String> = each
+        .iter()
+        .filter_map(|row| match row.as_slice() {
+            [node, kind, state] => Some(format!("{node}/{kind} {state}")),
+            _ => None,
+        })
+        .collect();
+    each.join(", ")
 }
 
 fn secrets(renew: &Renew) -> Result<Map<String, Value>> {

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use aos_cloud_blobs::BlobError;
+use aos_cloud_handlers::FlowError;
 use aos_cloud_pki::PkiError;
 use aos_cloud_store::StoreError;
 use axum::Json;
@@ -104,6 +105,19 @@ impl From<StoreError> for ApiError {
 impl From<PkiError> for ApiError {
     fn from(error: PkiError) -> Self {
         if error.is_refusal() { Self::bad_request(error.to_string()) } else { Self::internal(&error) }
+    }
+}
+
+impl From<FlowError> for ApiError {
+    fn from(error: FlowError) -> Self {
+        match error {
+            FlowError::Store(error) => error.into(),
+            FlowError::Pki(error) => error.into(),
+            FlowError::Invalid(text) => Self::invalid(text),
+            FlowError::Limit(_) => Self::invalid(error.to_string()),
+            FlowError::Forbidden(text) => Self::forbidden(text),
+            other => Self::internal(&other),
+        }
     }
 }
 

@@ -58,6 +58,10 @@ pub(crate) struct Page {
 }
 
 impl Page {
+    pub(crate) fn of(limit: Option<u32>) -> Self {
+        Self { limit, offset: 0 }
+    }
+
     pub(crate) fn limit(&self) -> u32 {
         self.limit.unwrap_or(PAGE).clamp(1, PAGE)
     }
@@ -70,4 +74,12 @@ pub(crate) fn checked_name(what: &str, text: &str, max: usize) -> Result<String,
         return Err(ApiError::invalid(format!("{what} must have 1 to {max} printable characters")));
     }
     Ok(text.to_owned())
+}
+
+/// Checks the owner password of a token: 1 to 64 printable ASCII characters. It is never repeated in an error.
+pub(crate) fn checked_password(text: &str) -> Result<(), ApiError> {
+    let good = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    good.then_some(()).ok_or_else(|| {
+        ApiError::invalid("a password must have 1 to 64 printable ASCII characters, no blanks")
+    })
 }

@@ -1,4 +1,5 @@
-//! REST API v11: accounts, Units and their provisioning, blobs, items, assignments, status.
+//! REST API v11: accounts, Units and their provisioning, blobs, items, assignments, status; logs, variables,
+//! states, alerts, monitoring, certificates and nodes of Units.
 //!
 //! Who calls is known by the client certificate alone: issuer and serial number lead to the record of issued
 //! certificates, that to the account, and the account has the role; nothing in a certificate's subject is
@@ -10,17 +11,30 @@ mod accounts;
 mod assignments;
 mod auth;
 mod blobs;
+mod env;
 mod error;
+mod events;
+mod gateway;
 mod input;
 mod items;
+mod logs;
+mod messages;
+mod nodes;
+mod poll;
 mod provisioning;
+mod renewals;
+mod states;
 mod status;
+mod unit_config;
 mod units;
+mod uploads;
 mod view;
 
 use std::sync::Arc;
 
 use aos_cloud_blobs::Blobs;
+use aos_cloud_gateway::Gateway;
+use aos_cloud_handlers::Flows;
 use aos_cloud_pki::Pki;
 use aos_cloud_store::Store;
 use axum::Router;
@@ -33,6 +47,8 @@ use tower::ServiceExt as _;
 
 pub use accounts::{hash_token, new_token};
 pub use error::ApiError;
+pub use gateway::metrics_routes;
+pub use uploads::upload_routes;
 
 /// What the API works with. Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +59,10 @@ pub struct Api {
     pub pki: Arc<Pki>,
     /// The blobs.
     pub blobs: Blobs,
+    /// What operators start on Units.
+    pub flows: Flows,
+    /// Whose messages can be recorded.
+    pub gateway: Gateway,
     /// Service discovery address that goes into `online` certificates.
     pub discovery_url: Arc<str>,
 }
@@ -57,6 +77,8 @@ impl Api {
             .route("/users", post(accounts::invite))
             .route("/users/me", get(accounts::me))
             .route("/root-certificate", get(accounts::root_certificate))
+            .route("/gateway", get(gateway::show))
+            .route("/gateway/drain", post(gateway::drain).delete(gateway::resume))
             .route("/units", get(units::list))
             .route("/units/provisioning", post(provisioning::provision))
             .route("/units/provisioning/supported-software", get(provisioning::supported_software))
@@ -64,9 +86,33 @@ impl Api {
             .route("/units/{unit}/deprovision", delete(units::deprovision))
             .route("/units/{unit}/certificates", get(units::certificates))
             .route("/units/{unit}/connection-info", get(units::connection_info))
-            .route("/units/{unit}/nodes", get(units::nodes))
+            .route("/units/{unit}/certificates/renew", post(renewals::start))
+            .route("/units/{unit}/renewals", get(renewals::list))
+            .route("/units/{unit}/renewals/{id}", get(renewals::show))
+            .route("/units/{unit}/nodes", get(nodes::list))
+            .route("/units/{unit}/nodes/{node}", get(nodes::show))
+            .route("/units/{unit}/nodes/{node}/task", get(nodes::show_task))
+            .route("/units/{unit}/nodes/{node}/switch", get(nodes::show_switch))
+            .route("/units/{unit}/nodes/{node}/provision", post(nodes::provision))
+            .route("/units/{unit}/nodes/{node}/deprovision", post(nodes::deprovision))
+            .route("/units/{unit}/nodes/{node}/pause", post(nodes::pause))
+            .route("/units/{unit}/nodes/{node}/resume", post(nodes::resume))
+            .route("/units/{unit}/unit-config", get(unit_config::show).put(unit_config::replace))
             .route("/units/{unit}/status", get(status::poll))
-            .route("/units/{unit}/alerts", get(units::alerts))
+            .route("/units/{unit}/alerts", get(events::alerts))
+            .route("/units/{unit}/monitoring", get(events::monitoring))
+            .route("/units/{unit}/messages/invalid", get(events::invalid))
+            .route("/units/{unit}/messages", get(messages::list))
+            .route("/units/{unit}/messages/recording", put(messages::switch))
+            .route("/units/{unit}/logs", get(logs::list).post(logs::create))
+            .route("/units/{unit}/logs/{id}", get(logs::show))
+            .route("/units/{unit}/logs/{id}/content", get(logs::content))
+            .route("/units/{unit}/env-overrides", get(env::show).put(env::replace).delete(env::clear))
+            .route("/units/{unit}/states", get(states::list))
+            .route(
+                "/units/{unit}/states/{item}/{subject}/{instance}",
+                get(states::show).put(states::replace).delete(states::reset),
+            )
             .route("/units/{unit}/assignments", get(assignments::list))
             .route("/units/{unit}/assignments/{item}", put(assignments::assign).delete(assignments::unassign))
             .route("/update-items", get(items::list).post(items::create))

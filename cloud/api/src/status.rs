@@ -1,34 +1,21 @@
 //! Status of a Unit, with long poll.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use aos_cloud_fleet::UnitState;
 use aos_cloud_protocol::{AosIdentity, DesiredStatus};
 use aos_cloud_store::UnitView;
 use axum::Json;
 use axum::extract::{Path, State};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use crate::Api;
 use crate::assignments;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::input::Asked;
+use crate::poll::Poll;
 use crate::view;
-
-/// Longest wait of one call, seconds.
-const MAX_WAIT: f64 = 60.0;
-
-#[derive(Deserialize)]
-pub(crate) struct Poll {
-    #[serde(default)]
-    after: Option<i64>,
-    #[serde(default)]
-    wait: Option<f64>,
-}
 
 /// Answers at once when the Unit's revision is not `after`, else as soon as it changes or `wait` is over.
 pub(crate) async fn poll(
@@ -38,14 +25,7 @@ pub(crate) async fn poll(
     Asked(poll): Asked<Poll>,
 ) -> Result<Json<Value>, ApiError> {
     let unit = caller.unit(&api, &key).await?;
-    let wait = poll.wait.filter(|wait| wait.is_finite()).unwrap_or(0.0).clamp(0.0, MAX_WAIT);
-    let until = Instant::now() + Duration::from_secs_f64(wait);
-    if let Some(after) = poll.after {
-        let mut signal = api.store.watch_unit(&unit.id).await?;
-        let changed = signal.wait_for(|signal| signal.revision != after);
-        // No change is an answer too.
-        let _ = tokio::time::timeout_at(until, changed).await;
-    }
+    poll.changed(&api, &unit.id).await?;
     let view = api.store.unit_view(&unit.id).await?;
     let view = view.ok_or_else(|| ApiError::not_found("no such Unit"))?;
     let state = state(&view)?;

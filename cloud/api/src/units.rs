@@ -1,6 +1,5 @@
 //! Reading, deprovisioning and deleting Units.
 
-use aos_cloud_fleet::UnitState;
 use aos_cloud_store::{AuditEntry, now_micros};
 use axum::Json;
 use axum::extract::{Path, State};
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use crate::Api;
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::input::{Asked, Page};
+use crate::input::Asked;
 use crate::view;
 
 #[derive(Deserialize)]
@@ -76,51 +75,6 @@ pub(crate) async fn certificates(
             "not_after": view::time(certificate.not_after.saturating_mul(1_000_000)),
             "valid_till": view::time(certificate.not_after.saturating_mul(1_000_000)),
         })
-    });
-    Ok(Json(view::whole_list(shown)))
-}
-
-pub(crate) async fn nodes(
-    State(api): State<Api>,
-    caller: Caller,
-    Path(key): Path<String>,
-) -> Result<Json<Value>, ApiError> {
-    let unit = caller.unit(&api, &key).await?;
-    let registered = api.store.nodes(&unit.id).await?;
-    let view = api.store.unit_view(&unit.id).await?;
-    let state = view.and_then(|view| view.status).map_or_else(UnitState::default, |status| {
-        // A state that cannot be read shows as none; the status endpoint says so.
-        serde_json::from_str(&status.merged).unwrap_or_default()
-    });
-    let shown = registered.iter().map(|node| {
-        let reported =
-            state.nodes.iter().find(|reported| reported.value.identity.key() == Some(node.node_id.as_str()));
-        json!({
-            "id": node.node_id,
-            "node_id": node.node_id,
-            "node_type": node.node_type,
-            "name": node.name,
-            "is_main": node.is_main,
-            "is_primary": node.is_main,
-            "status": reported.map_or(node.status.as_str(), |node| node.value.state.as_str()),
-            "is_connected": reported.is_some_and(|node| node.value.is_connected),
-            "info": serde_json::from_str::<Value>(&node.info).unwrap_or_default(),
-        })
-    });
-    Ok(Json(view::whole_list(shown)))
-}
-
-pub(crate) async fn alerts(
-    State(api): State<Api>,
-    caller: Caller,
-    Path(key): Path<String>,
-    Asked(page): Asked<Page>,
-) -> Result<Json<Value>, ApiError> {
-    let unit = caller.unit(&api, &key).await?;
-    let events = api.store.events(&unit.id, "alerts", page.limit()).await?;
-    let shown = events.iter().map(|(at, body)| {
-        let alert = serde_json::from_str::<Value>(body).unwrap_or_default();
-        json!({"received_at": view::time(*at), "alert": alert})
     });
     Ok(Json(view::whole_list(shown)))
 }

@@ -1,8 +1,13 @@
 //! Shapes that several answers share.
 
+use std::collections::HashMap;
+
 use aos_cloud_protocol::NodeInfo;
 use aos_cloud_store::{Item, Unit};
 use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::input::checked_name;
 
 /// A moment given in microseconds since 1970, as RFC 3339.
 pub(crate) fn time(micros: i64) -> Value {
@@ -65,4 +70,15 @@ pub(crate) fn reported_node(node: &NodeInfo) -> Value {
         members.insert("error".to_owned(), json!(node.error_info));
     }
     shown
+}
+
+/// An item by id, with the name people know it by.
+pub(crate) fn named_item(id: &str, names: &HashMap<String, (String, String)>) -> Value {
+    let (codename, kind) = names.get(id).map(|(codename, kind)| (codename, kind)).unzip();
+    json!({"id": id, "codename": codename, "type": kind})
+}
+
+/// A subject given by id; `default` is the Unit's own.
+pub(crate) fn subject(unit: &Unit, given: &str) -> Result<String, ApiError> {
+    if given == "default" { Ok(unit.subject_id.clone()) } else { checked_name("subject", given, 64) }
 }

@@ -1,6 +1,7 @@
 //! The command line as types; help texts live here and nowhere else.
 
 mod operate;
+mod protocol;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ pub use self::operate::{
     Alerts, EnvCommand, Logs, NodeCommand, NodeSwitch, NodeTask, Renew, Scope, StateCommand, StateOf,
     UnitConfigCommand, Wait,
 };
+pub use self::protocol::{Check, ProtocolCommand, Record, Replay, Side};
 
 /// Operate an AosEdge cloud: enrol users, provision Units, publish items, assign them and watch.
 #[derive(Debug, Parser)]
@@ -86,6 +88,9 @@ pub enum Command {
     /// Set and show the configuration of a Unit's nodes.
     #[command(subcommand)]
     UnitConfig(UnitConfigCommand),
+    /// Check, record and replay messages between Units and cloud.
+    #[command(subcommand)]
+    Protocol(ProtocolCommand),
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ mod nodes;
 mod observe;
 mod output;
 mod profile;
+mod protocol;
 mod provision;
 mod renew;
 mod states;
@@ -33,6 +34,9 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(status) = protocol::exit_status(&error) {
+                return status;
+            }
             eprintln!("aosctl: {error:#}");
             ExitCode::FAILURE
         }
@@ -43,6 +47,11 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     // A second provider in the tree would make rustls ask which; naming ours settles it for all of them.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let out = output::Output::new(cli.output);
+    if let Command::Protocol(command) = &cli.command
+        && let Some(done) = protocol::without_login(command, &out).await
+    {
+        return done;
+    }
     let home = profile::Home::locate()?;
     if let Command::Login(login) = cli.command {
         return enrol::login(&home, &cli.profile, &login, &out).await;
@@ -79,5 +88,6 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Monitoring { unit } => observe::monitoring(&cloud, &unit, &out).await,
         Command::Node(node) => nodes::run(&cloud, &node, &out).await,
         Command::UnitConfig(config) => unit_config::run(&cloud, &config, &out).await,
+        Command::Protocol(command) => protocol::run(&cloud, &command, &out).await,
     }
 }

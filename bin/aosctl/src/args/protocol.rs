@@ -17,11 +17,13 @@ pub enum ProtocolCommand {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "A file holds one message, or one per line: bare, as `TX: ...` and `RX: ...` of a Unit's \
+#[command(
+    after_help = "A file holds one message, or one per line: bare, as `TX: ...` and `RX: ...` of a Unit's \
 message log, or as a recording has them.
 
 Exit status: 0 every peer takes all of them, 1 some deviate or are beyond what upstream Units take, 2 some cannot
-be used.")]
+be used."
+)]
 pub struct Check {
     /// File with messages; `-` reads standard input.
     pub file: String,
@@ -38,8 +40,10 @@ pub enum Side {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "A recording has one JSON document per line: {\"at\": time, \"from\": \"unit\" or \"cloud\", \
-\"frame\": message}. The cloud blanks secrets; a Unit's message log has them all.")]
+#[command(
+    after_help = "A recording has one JSON document per line: {\"at\": time, \"from\": \"unit\" or \"cloud\", \
+\"frame\": message}. The cloud blanks secrets; a Unit's message log has them all."
+)]
 pub struct Record {
     /// System ID or cloud id of the Unit.
     #[arg(required_unless_present = "from_log")]
@@ -56,9 +60,11 @@ pub struct Record {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "With --to-cloud each message of the Unit is sent once, with a fresh transaction, after the one \
+#[command(
+    after_help = "With --to-cloud each message of the Unit is sent once, with a fresh transaction, after the one \
 before was acknowledged. What the cloud sends meanwhile is not acknowledged, so the true Unit still gets it. Never do
-this with the certificate of a Unit that is in use: it is disconnected, and the cloud believes what is replayed.")]
+this with the certificate of a Unit that is in use: it is disconnected, and the cloud believes what is replayed."
+)]
 pub struct Replay {
     /// Recording or message log; `-` reads standard input.
     pub file: String,

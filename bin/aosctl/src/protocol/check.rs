@@ -3,9 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::{Result, anyhow};
-use aos_cloud_protocol::{
-    Body, Direction, Envelope, Problem, ReadError, is_enveloped, limits, read,
-};
+use aos_cloud_protocol::{Body, Direction, Envelope, Problem, ReadError, is_enveloped, limits, read};
 use serde_json::{Value, json};
 
 use super::deviations::{self, Finding};
@@ -45,7 +43,9 @@ impl Verdict {
                 "an AosEdge Unit takes it; an upstream Unit drops all of it, unacknowledged"
             }
             (Self::Sealed, _) => "only the Unit that it is sealed for can read it",
-            (Self::Invalid, Some(Direction::UnitToCloud)) => "the cloud acknowledges and reports it; it has no effect",
+            (Self::Invalid, Some(Direction::UnitToCloud)) => {
+                "the cloud acknowledges and reports it; it has no effect"
+            }
             (Self::Invalid, _) => {
                 "an AosEdge Unit acknowledges and reports it, an upstream Unit drops it unacknowledged; it has no effect"
             }

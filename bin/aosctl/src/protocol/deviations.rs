@@ -71,7 +71,8 @@ impl Found {
                 continue;
             }
             let other_case = ours.keys().find(|key| key.eq_ignore_ascii_case(name));
-            let second_name = || ours.iter().find(|(key, known)| !original.contains_key(*key) && *known == value);
+            let second_name =
+                || ours.iter().find(|(key, known)| !original.contains_key(*key) && *known == value);
             match other_case.or_else(|| second_name().map(|(key, _)| key)) {
                 Some(meant) => {
                     self.add(&place, format!("is read as '{meant}'"));
@@ -89,7 +90,9 @@ impl Found {
             });
             let place = format!("{path}.{name}");
             match twin {
-                Some(twin) => self.add(&place, format!("is missing beside '{twin}': peers disagree on the name")),
+                Some(twin) => {
+                    self.add(&place, format!("is missing beside '{twin}': peers disagree on the name"));
+                }
                 None => self.add(&place, format!("is missing and read as {}", shown(&place, value))),
             }
         }
@@ -109,7 +112,8 @@ fn scalar(path: &str, original: &Value, ours: &Value) -> Option<String> {
                 // We write six digits; other numbers of digits are as good.
                 if one.as_microsecond() == other.as_microsecond() {
                     let utc = original.ends_with('Z');
-                    return (!utc).then(|| format!("'{original}' is not in UTC, which upstream Units take it for"));
+                    return (!utc)
+                        .then(|| format!("'{original}' is not in UTC, which upstream Units take it for"));
                 }
             }
             let tight: String = original.chars().filter(|c| !c.is_ascii_whitespace()).collect();

@@ -59,7 +59,11 @@ pub const fn sender(direction: Direction) -> &'static str {
 pub fn load(file: &str) -> Result<Vec<Frame>> {
     let mut text = Vec::new();
     if file == "-" {
-        std::io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut text).context("cannot read standard input")?;
+        std::io::stdin()
+            .lock()
+            .take(MAX_FILE + 1)
+            .read_to_end(&mut text)
+            .context("cannot read standard input")?;
     } else {
         let opened = std::fs::File::open(file).with_context(|| format!("cannot open {file}"))?;
         opened.take(MAX_FILE + 1).read_to_end(&mut text).with_context(|| format!("cannot read {file}"))?;
@@ -143,7 +147,10 @@ mod tests {
         assert_eq!((whole.len(), whole[0].direction), (1, None));
         let log = split(b"TX: {\"a\":1}\nRX: {\"b\":2}\nRX: broken\n\n");
         assert_eq!(log.len(), 3);
-        assert_eq!((log[0].direction, log[1].direction), (Some(Direction::UnitToCloud), Some(Direction::CloudToUnit)));
+        assert_eq!(
+            (log[0].direction, log[1].direction),
+            (Some(Direction::UnitToCloud), Some(Direction::CloudToUnit))
+        );
         assert_eq!(log[2].bytes, b"broken");
         let recording = split(
             b"{\"at\":\"2026-01-01T00:00:00Z\",\"from\":\"unit\",\"frame\":{\"data\":{\"blockKey\":\"***\"}}}\n\

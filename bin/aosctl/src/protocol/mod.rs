@@ -33,16 +33,25 @@ impl std::fmt::Display for Status {
 
 impl std::error::Error for Status {}
 
-/// The exit status that an error asks for.
+/// The exit status that an error asks for, after what led to it was told.
 pub fn exit_status(error: &anyhow::Error) -> Option<ExitCode> {
-    error.downcast_ref::<Status>().map(|status| ExitCode::from(status.0))
+    let status = error.downcast_ref::<Status>()?;
+    let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    if !causes.is_empty() {
+        eprintln!("aosctl: {}", causes.join(": "));
+    }
+    Some(ExitCode::from(status.0))
+}
+
+fn schema(out: &Output) -> Result<()> {
+    out.show(&serde_json::from_str(SCHEMA)?, |_| SCHEMA.to_owned())
 }
 
 /// Runs a command that needs no login.
 pub async fn without_login(command: &ProtocolCommand, out: &Output) -> Option<Result<()>> {
     Some(match command {
         ProtocolCommand::Check(arguments) => check::check(arguments, out),
-        ProtocolCommand::Schema => out.text(SCHEMA),
+        ProtocolCommand::Schema => schema(out),
         ProtocolCommand::Record(arguments) => match &arguments.from_log {
             Some(log) => record::from_log(log, arguments, out),
             None => return None,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use aos_cloud_protocol::{Direction, time};
+use aos_cloud_protocol::{Direction, MessageType, time};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -67,7 +67,10 @@ async fn follow(
         for message in elements(&part) {
             let seq = message["seq"].as_u64().unwrap_or(after + 1);
             if seq > after + 1 && after > 0 {
-                out.progress(&format!("{} messages were lost: they came faster than they were fetched", seq - after - 1));
+                out.progress(&format!(
+                    "{} messages were lost: they came faster than they were fetched",
+                    seq - after - 1
+                ));
             }
             after = seq;
             count += 1;
@@ -110,8 +113,8 @@ pub fn from_log(log: &Path, arguments: &Record, out: &Output) -> Result<()> {
 
 /// Who sent a frame; its kind tells where the file does not.
 pub fn direction_of(frame: &Frame, message: Option<&Value>) -> Direction {
-    let kind = || message?["data"]["messageType"].as_str().and_then(aos_cloud_protocol::MessageType::parse);
-    frame.direction.or_else(|| kind().map(|kind| kind.direction())).unwrap_or(Direction::Both)
+    let kind = || message?["data"]["messageType"].as_str().and_then(MessageType::parse);
+    frame.direction.or_else(|| kind().map(MessageType::direction)).unwrap_or(Direction::Both)
 }
 
 /// A file that only its owner reads, for there are passwords in message logs; or standard output.

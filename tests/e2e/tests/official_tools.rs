@@ -6,28 +6,23 @@ use std::time::Duration;
 
 use aos_testbed::sdk::{self, Sdk};
 use aos_testbed::stage::STEP_LIMIT;
-use aos_testbed::{Cloud, Daemon, Operator, Site, Stage, Unit};
+use aos_testbed::{Cloud, Daemon, Operator, Secondary, Site, Stage, Unit};
 
 const LIMIT: Duration = Duration::from_secs(30);
-const PROVISION: [&str; 12] = [
-    "provision",
-    "-u",
-    "localhost:8089",
-    "--nodes",
-    "1",
-    "--wait-unit",
-    "20",
-    "--retry-count",
-    "1",
-    "--retry-delay",
-    "1",
-    "--skip-check-version",
-];
 
-/// A user made by `aos-keys`, a Unit with one node provisioned by `aos-prov` over the given generation of IAM's
-/// interface, and its daemons online; then the tool is run once more.
-fn provisions_one_node(version: u32) {
-    let site = Arc::new(Site::new(&format!("e2e-official-{version}")).unwrap());
+fn provision(nodes: usize) -> Vec<String> {
+    let nodes = nodes.to_string();
+    let words = [
+        &["provision", "-u", "localhost:8089", "--nodes", &nodes, "--wait-unit", "20"][..],
+        &["--retry-count", "1", "--retry-delay", "1", "--skip-check-version"],
+    ];
+    words.concat().into_iter().map(str::to_owned).collect()
+}
+
+/// A user made by `aos-keys`, a Unit with one or two nodes provisioned by `aos-prov` over the given generation of
+/// IAM's interface and refused a second time; then its daemons come online.
+fn provisions(version: u32, nodes: usize) {
+    let site = Arc::new(Site::new(&format!("e2e-official-{version}-{nodes}")).unwrap());
     let cloud = Cloud::start(&site).unwrap();
     let operator = Operator::enrol(&site, &cloud).unwrap();
     let mut unit = Unit::new(&site, &cloud, "official-unit").unwrap();
@@ -43,34 +38,57 @@ fn provisions_one_node(version: u32) {
 
     unit.start_provisioning().unwrap();
     unit.wait_up(Daemon::Iam, LIMIT).unwrap();
-    let told = tools.run(&unit, "aos-prov", &PROVISION).unwrap();
+    let mut second = (nodes > 1).then(|| Secondary::new(&site, &unit, "second").unwrap());
+    if let Some(second) = &mut second {
+        second.start(true).unwrap();
+    }
+    let provision: Vec<String> = provision(nodes);
+    let provision: Vec<&str> = provision.iter().map(String::as_str).collect();
+    let told = tools.run(&unit, "aos-prov", &provision).unwrap();
     assert!(told.contains("Finished successfully"), "{told}");
     // What the tool says is the same for all; its gRPC library tells which services it called.
     let called = |version: u32| told.contains(&format!("/iamanager.v{version}.IAMProvisioningService/"));
     let used: Vec<u32> = [4, 5, 6, 7].into_iter().filter(|version| called(*version)).collect();
     assert_eq!(used, [version], "{told}");
 
-    let again = tools.output(&unit, "aos-prov", &PROVISION).unwrap();
+    let again = tools.output(&unit, "aos-prov", &provision).unwrap();
     let told = sdk::printed(&again);
     assert!(!again.status.success() && told.contains("Please do deprovisioning first"), "{told}");
 
     unit.stop(Daemon::Iam).unwrap();
+    if let Some(second) = &mut second {
+        // As a provisioned node it comes back with its own certificate.
+        second.stop().unwrap();
+        second.start(false).unwrap();
+    }
     let mut stage = Stage { unit, cloud, operator, site };
     stage.unit.start_all().unwrap();
     stage.wait_online(STEP_LIMIT).unwrap();
+    if nodes == 1 {
+        return;
+    }
+    let told = stage.wait_status("both nodes to be provisioned", STEP_LIMIT, |status| {
+        let list = status["nodes"].as_array().cloned().unwrap_or_default();
+        let good = list.iter().filter(|node| node["state"] == "provisioned");
+        if good.count() == nodes { Ok(()) } else { Err(format!("{} nodes", list.len())) }
+    });
+    assert!(told.is_ok(), "{told:?}");
 }
 
-#[test]
-fn one_node_is_provisioned_over_version_5() {
-    provisions_one_node(5);
+macro_rules! provisioning {
+    ($($name:ident: $version:literal, $nodes:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            provisions($version, $nodes);
+        }
+    )*};
 }
 
-#[test]
-fn one_node_is_provisioned_over_version_6() {
-    provisions_one_node(6);
-}
-
-#[test]
-fn one_node_is_provisioned_over_version_7() {
-    provisions_one_node(7);
+provisioning! {
+    one_node_over_version_5: 5, 1;
+    one_node_over_version_6: 6, 1;
+    one_node_over_version_7: 7, 1;
+    two_nodes_over_version_5: 5, 2;
+    two_nodes_over_version_6: 6, 2;
+    two_nodes_over_version_7: 7, 2;
 }

@@ -3,9 +3,10 @@
 
 CARGO ?= cargo
 DEMO_EXIT ?=
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build build-debug sdk-tools demo test bench test-full lint spec
+.PHONY: help setup build build-debug sdk-tools demo test bench fuzz test-full lint spec
 
 help: ## show this list
 	@echo "Targets:"
@@ -18,7 +19,7 @@ setup: ## install the Debian packages that are missing (needs root; starts no se
 
 build: setup ## build the programs, release
 	@echo "== building the programs (release; the first time takes a few minutes)"
-	$(CARGO) build --release --locked -p aos -p aos-cloud -p aosctl -p aos-testbed
+	$(CARGO) build --release --locked -p aos -p aos-cloud -p aosctl -p aos-testbed -p aos-sim
 
 demo: build ## run cloud and one Unit, deploy a service, call it (stays until Ctrl-C)
 	@DEMO_EXIT=$(DEMO_EXIT) target/release/aos-demo
@@ -44,6 +45,9 @@ spec: ## write the tests that cite a promise into SPECIFICATION.md
 
 bench: build ## measure memory, sizes and times; writes target/bench/results.jsonl
 	@target/release/aos-bench
+
+fuzz: setup ## coverage-guided fuzzing of each parser for FUZZ_SECONDS (60); installs cargo-fuzz
+	@fuzz/run.sh $(FUZZ_SECONDS)
 
 test-full: test build ## `make test`, then the demo on Debian with systemd and cgroup v2 in a virtual machine
 	@packaging/vm/run.sh

@@ -127,6 +127,7 @@ fn a_node_is_provisioned_in_two_steps_and_every_error_ends_it() {
 
 #[test]
 fn only_what_was_asked_for_or_ends_soon_is_renewed() {
+    use RenewalState::{Asked, Failed, Installed, Issued, Refused};
     let held = [Held { node_id: "main", cert_type: "online", not_after: 100 * SELF_RENEWAL }];
     let now = 98 * SELF_RENEWAL;
     assert!(may_renew(true, &held, "main", "online", now).is_ok());
@@ -134,7 +135,6 @@ fn only_what_was_asked_for_or_ends_soon_is_renewed() {
     assert!(may_renew(false, &held, "main", "online", now + SELF_RENEWAL).is_ok());
     assert!(may_renew(true, &held, "main", "sm", now).is_err(), "another type");
     assert!(may_renew(true, &held, "rear", "online", now).is_err(), "another node");
-    use RenewalState::{Asked, Failed, Installed, Issued, Refused};
     assert_eq!(renewal_over([Installed, Asked]), None);
     assert_eq!(renewal_over([Failed, Issued]), None);
     assert_eq!(renewal_over([Installed, Installed]), Some(true));

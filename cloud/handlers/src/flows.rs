@@ -121,7 +121,7 @@ impl Flows {
         let body = if sealed {
             self.inner.pki.vault().seal(PURPOSE, &frame).map_err(FlowError::Pki)?
         } else {
-            frame.to_vec()
+            frame
         };
         let new = NewOutgoing {
             txn: txn.clone(),

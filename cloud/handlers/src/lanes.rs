@@ -35,15 +35,12 @@ where
             message = queue.recv(), if open && running.len() + held < AT_ONCE => match message {
                 Some(message) => {
                     let lane = unit(&message);
-                    match waiting.get_mut(&lane) {
-                        Some(behind) => {
-                            behind.push_back(message);
-                            held += 1;
-                        }
-                        None => {
-                            waiting.insert(lane.clone(), VecDeque::new());
-                            running.push(start(lane, message));
-                        }
+                    if let Some(behind) = waiting.get_mut(&lane) {
+                        behind.push_back(message);
+                        held += 1;
+                    } else {
+                        waiting.insert(lane.clone(), VecDeque::new());
+                        running.push(start(lane, message));
                     }
                 }
                 None => open = false,

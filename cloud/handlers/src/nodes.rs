@@ -255,7 +255,7 @@ fn advance(task: &mut NodeTask, event: NodeTaskEvent) -> NodeTaskStep {
     if step == NodeTaskStep::Ignore {
         return step;
     }
-    task.state = state.as_str().to_owned();
+    state.as_str().clone_into(&mut task.state);
     task.reason = match &state {
         NodeTaskState::Failed(reason) if reason.is_empty() => Some("the Unit gave no reason".to_owned()),
         NodeTaskState::Failed(reason) => Some(reason.clone()),

@@ -129,7 +129,7 @@ impl Flows {
                     tracing::warn!(unit_id, "a certificate is refused: {text}");
                     work.note_invalid(&unit.id, "issueUnitCertificates", &text)?;
                     if let Some(entry) = entry_of(open.as_mut(), &wish.node_id, &wish.cert_type) {
-                        entry.state = RenewalState::Refused.as_str().to_owned();
+                        RenewalState::Refused.as_str().clone_into(&mut entry.state);
                         entry.reason = Some(reason);
                     }
                 }
@@ -175,7 +175,7 @@ impl Flows {
                     let Some(reason) = failure else {
                         work.supersede(&unit.id, &node, kind, &serial, grace)?;
                         if let Some(entry) = entry {
-                            entry.state = RenewalState::Installed.as_str().to_owned();
+                            RenewalState::Installed.as_str().clone_into(&mut entry.state);
                             entry.new_serial = Some(serial);
                         }
                         continue;
@@ -185,7 +185,7 @@ impl Flows {
                         if let Some(unused) = &entry.new_serial {
                             work.revoke_serial(&unit.id, unused)?;
                         }
-                        entry.state = RenewalState::Failed.as_str().to_owned();
+                        RenewalState::Failed.as_str().clone_into(&mut entry.state);
                         entry.reason = Some(reason);
                     } else {
                         work.note_invalid(&unit.id, "installUnitCertificatesConfirmation", &reason)?;
@@ -273,7 +273,7 @@ fn issue(
             if let Some(unused) = entry.new_serial.as_ref().filter(|serial| **serial != granted.serial) {
                 work.revoke_serial(&unit.id, unused)?;
             }
-            entry.state = RenewalState::Issued.as_str().to_owned();
+            RenewalState::Issued.as_str().clone_into(&mut entry.state);
             entry.new_serial = Some(granted.serial);
         }
         issued.push(IssuedCertificate {
@@ -297,7 +297,7 @@ fn entry_of<'a>(
 fn keep(work: &mut Work<'_>, unit: &Unit, mut renewal: Renewal) -> Result<(), FlowError> {
     let states = renewal.certificates.iter().map(|one| RenewalState::parse(&one.state));
     if let Some(all) = renewal_over(states) {
-        renewal.state = if all { "done" } else { "failed" }.to_owned();
+        if all { "done" } else { "failed" }.clone_into(&mut renewal.state);
         renewal.reason = (!all).then(|| "not all certificates were renewed".to_owned());
         renewal.deadline = None;
         renewal.finished_at = Some(now_micros());

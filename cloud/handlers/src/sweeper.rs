@@ -9,7 +9,7 @@ use crate::error::full_text;
 /// Pause after the store failed.
 const RETRY: Duration = Duration::from_secs(30);
 /// The clock may be set: a far deadline is looked at again after this time.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// Runs for ever.
 pub(crate) async fn run(store: &Store) {

@@ -58,4 +58,8 @@ pub use unit_configs::UnitConfigRow;
 pub use units::{NewNode, NewUnit, Node, Unit, UnitSignal};
 
 #[cfg(test)]
+mod flow_store_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thread_tests;

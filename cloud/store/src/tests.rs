@@ -4,22 +4,32 @@ use super::*;
 
 const NOW: i64 = 1_800_000_000;
 
-struct Fixture {
-    dir: tempfile::TempDir,
-    store: Store,
+pub(crate) struct Fixture {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) store: Store,
     company: String,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("cloud.db")).unwrap();
         let (account, _) = store.invite(oem("ann"), [1; 32], i64::MAX).await.unwrap();
         Self { dir, store, company: account.company_id }
     }
 
-    fn reopened(&self) -> Store {
+    pub(crate) fn reopened(&self) -> Store {
         Store::open(&self.dir.path().join("cloud.db")).unwrap()
+    }
+
+    /// The files as they are at this moment, opened by a cloud that starts after a crash.
+    pub(crate) fn copied(&self) -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["cloud.db", "cloud.db-wal"] {
+            std::fs::copy(self.dir.path().join(name), dir.path().join(name)).unwrap();
+        }
+        let store = Store::open(&dir.path().join("cloud.db")).unwrap();
+        (dir, store)
     }
 
     fn unit(&self) -> NewUnit {
@@ -34,7 +44,7 @@ impl Fixture {
         }
     }
 
-    async fn provisioned(&self) -> Unit {
+    pub(crate) async fn provisioned(&self) -> Unit {
         let fresh = vec![certificate("online", 7, "a1")];
         self.store.provision(self.unit(), fresh, NOW).await.unwrap().0
     }
@@ -73,7 +83,7 @@ fn oem(username: &str) -> NewAccount {
     }
 }
 
-fn certificate(cert_type: &str, key: u8, serial: &str) -> NewCertificate {
+pub(crate) fn certificate(cert_type: &str, key: u8, serial: &str) -> NewCertificate {
     NewCertificate {
         holder: Holder::Nobody,
         cert_type: cert_type.to_owned(),
@@ -99,6 +109,10 @@ fn blob(digest: &str) -> Blob {
         chain_name: "items".to_owned(),
         signed_at: NOW,
     }
+}
+
+pub(crate) fn receipt(unit: &str, txn: &str) -> Receipt {
+    Receipt { unit_id: unit.to_owned(), txn: aos_ids::Txn::new(txn).unwrap() }
 }
 
 fn latest() -> NewAssignment {

@@ -27,7 +27,7 @@ impl Verdict {
         match self {
             Self::Accepted => "accepted",
             Self::Tolerated => "tolerated",
-            Self::BeyondLimits => "beyond the limits of upstream Units",
+            Self::BeyondLimits => "not for upstream Units",
             Self::Sealed => "sealed",
             Self::Invalid => "invalid",
             Self::Unreadable => "unreadable",
@@ -40,7 +40,7 @@ impl Verdict {
             (Self::Accepted, _) => "every known peer takes it",
             (Self::Tolerated, _) => "AosEdge takes it, a strict peer may not",
             (Self::BeyondLimits, _) => {
-                "an AosEdge Unit takes it; an upstream Unit drops all of it, unacknowledged"
+                "an AosEdge Unit takes it; an upstream Unit drops it unacknowledged or misunderstands it"
             }
             (Self::Sealed, _) => "only the Unit that it is sealed for can read it",
             (Self::Invalid, Some(Direction::UnitToCloud)) => {
@@ -136,13 +136,17 @@ fn taken(judged: &mut Judged, bytes: &[u8], envelope: &Envelope) {
             judged.findings.push(Finding { path: "$.data.items".to_owned(), text });
         }
     }
-    if let Ok(original) = serde_json::from_slice(bytes) {
-        judged.findings.extend(deviations::of(&original, envelope));
-    }
+    let original = serde_json::from_slice(bytes).unwrap_or_default();
+    judged.findings.extend(deviations::of(&original, envelope));
     if !judged.findings.is_empty() {
         judged.verdict = Verdict::Tolerated;
     }
     if judged.direction != Some(Direction::UnitToCloud) {
+        let fatal = deviations::fatal_for_unit(&original);
+        if !fatal.is_empty() {
+            judged.verdict = Verdict::BeyondLimits;
+        }
+        judged.findings.extend(fatal);
         for limit in limits::findings_for_unit(correlation_id.as_deref(), body) {
             judged.verdict = Verdict::BeyondLimits;
             let text = limit.to_string();

@@ -30,6 +30,29 @@ pub fn of(original: &Value, envelope: &Envelope) -> Vec<Finding> {
     found.0
 }
 
+/// Forms that AosEdge reads and upstream Units do not; only for messages of a cloud.
+pub fn fatal_for_unit(original: &Value) -> Vec<Finding> {
+    let mut found = Found(Vec::new());
+    let data = &original["data"];
+    if !matches!(data["unitSecrets"]["nodes"], Value::Null | Value::Array(_)) {
+        found.add("$.data.unitSecrets.nodes", "is no list of nodes");
+    }
+    for (at, filter) in data["items"].as_array().into_iter().flatten().enumerate() {
+        for (variable, content) in filter["variables"].as_array().into_iter().flatten().enumerate() {
+            if content["ttl"] == "" {
+                found.add(&format!("$.data.items[{at}].variables[{variable}].ttl"), "is an empty text");
+            }
+        }
+    }
+    for (at, instance) in data["instances"].as_array().into_iter().flatten().enumerate() {
+        if data["messageType"] == "desiredStatus" && instance["numInstances"].is_null() {
+            let text = "is missing, which upstream Units read as 0";
+            found.add(&format!("$.data.instances[{at}].numInstances"), text);
+        }
+    }
+    found.0
+}
+
 struct Found(Vec<Finding>);
 
 impl Found {
@@ -68,6 +91,10 @@ impl Found {
             }
             if value.is_null() {
                 self.add(&place, "is null, which is read as absent");
+                continue;
+            }
+            if value.as_array().is_some_and(Vec::is_empty) {
+                // We leave some empty lists out; they say the same.
                 continue;
             }
             let other_case = ours.keys().find(|key| key.eq_ignore_ascii_case(name));
@@ -123,13 +150,18 @@ fn scalar(path: &str, original: &Value, ours: &Value) -> Option<String> {
             read_as()
         }
         (Value::Number(one), Value::Number(other)) if one.as_f64() == other.as_f64() => {
-            Some(format!("{one} is a whole number written with a fraction"))
+            (!other.is_f64()).then(|| format!("{one} is a whole number written with a fraction"))
         }
         _ => read_as(),
     }
 }
 
 fn shown(path: &str, value: &Value) -> String {
+    match value {
+        Value::Object(_) => return "an object".to_owned(),
+        Value::Array(_) => return "a list".to_owned(),
+        _ => {}
+    }
     let lower = path.to_lowercase();
     if ["secret", "password", "token", "blockkey"].iter().any(|word| lower.contains(word)) {
         return "(not shown)".to_owned();

@@ -92,13 +92,10 @@ async fn follow(
 pub fn from_log(log: &Path, arguments: &Record, out: &Output) -> Result<()> {
     let frames = frames::load(&log.to_string_lossy())?;
     let mut file = target(arguments.file.as_ref())?;
-    // A message log has no times of its own. Messages say when they were made, which for a repetition is
-    // long ago, so time never goes back.
     let mut latest: Option<Timestamp> = None;
     for frame in &frames {
         let message = serde_json::from_slice::<Value>(&frame.bytes);
-        let made = message.as_ref().ok().and_then(|message| message["header"]["createdAt"].as_str());
-        latest = latest.max(frame.at.or(made.and_then(time::from_text)));
+        latest = latest.max(time_of(frame, message.as_ref().ok()));
         let text = || Value::String(String::from_utf8_lossy(&frame.bytes).into_owned());
         let line = json!({
             "at": latest.map(time::to_text),
@@ -109,6 +106,13 @@ pub fn from_log(log: &Path, arguments: &Record, out: &Output) -> Result<()> {
     }
     out.progress(&format!("{} messages recorded", frames.len()));
     Ok(())
+}
+
+/// When a frame passed. A message log has no times of its own, but messages say when they were made. For a
+/// repetition that is long ago, so callers do not let time go back.
+pub fn time_of(frame: &Frame, message: Option<&Value>) -> Option<Timestamp> {
+    let made = || message?["header"]["createdAt"].as_str().and_then(time::from_text);
+    frame.at.or_else(made)
 }
 
 /// Who sent a frame; its kind tells where the file does not.

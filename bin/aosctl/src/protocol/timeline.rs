@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::frames::Frame;
-use super::record::direction_of;
+use super::record::{direction_of, time_of};
 
 /// One message with all that became of it.
 #[derive(Debug, Clone)]
@@ -74,13 +74,14 @@ pub fn of(frames: &[Frame]) -> Vec<Entry> {
     let mut ends = Ends::new(&system_id);
     let (mut first, mut latest): (Option<Timestamp>, Option<Timestamp>) = (None, None);
     for frame in frames {
-        latest = latest.max(frame.at);
+        let message = serde_json::from_slice::<Value>(&frame.bytes).ok();
+        latest = latest.max(time_of(frame, message.as_ref()));
         first = first.or(latest);
         let passed = match (first, latest) {
             (Some(first), Some(latest)) => latest.duration_since(first).unsigned_abs(),
             _ => Duration::ZERO,
         };
-        ledger.take(frame, passed, &mut ends);
+        ledger.take(frame, message.as_ref(), passed, &mut ends);
     }
     ledger.entries
 }
@@ -130,11 +131,10 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn take(&mut self, frame: &Frame, passed: Duration, ends: &mut Ends) {
-        let message = serde_json::from_slice::<Value>(&frame.bytes).ok();
-        let direction = direction_of(frame, message.as_ref());
+    fn take(&mut self, frame: &Frame, message: Option<&Value>, passed: Duration, ends: &mut Ends) {
+        let direction = direction_of(frame, message);
         let text = |pointer: &str| {
-            let text = message.as_ref().and_then(|message| message.pointer(pointer)).and_then(Value::as_str);
+            let text = message.and_then(|message| message.pointer(pointer)).and_then(Value::as_str);
             text.unwrap_or_default().to_owned()
         };
         let mut entry = Entry {

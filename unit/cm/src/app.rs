@@ -86,11 +86,12 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
     let (cloud, cloud_events, cloud_task) = communication::open(config, sources, stored)?;
     let (networks, network_task) = networkmanager::open(db()?, config)?;
     let store = Store::open(&config.install_path)?;
+    let dialer = Dialer::new(&roots, &IdentitySlot::new())?;
     let image_parts = imagemanager::Parts {
         db: db()?,
         installed: store.clone(),
         downloads: Store::open(&config.download_path)?,
-        dialer: Dialer::new(&roots, &IdentitySlot::new())?,
+        dialer: dialer.clone(),
         roots: root_certificates(&config.ca_cert)?,
         cloud: cloud.clone(),
     };
@@ -118,6 +119,7 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
             controller,
             sm_events,
             iam: iam.clone(),
+            dialer,
             store,
             system_id,
             main_node,
@@ -214,4 +216,4 @@ fn root_certificates(path: &Path) -> Result<Vec<Vec<u8>>, Error> {
 
 #[cfg(test)]
 #[path = "app_tests/mod.rs"]
-mod tests;
+pub(crate) mod tests;

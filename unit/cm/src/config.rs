@@ -38,6 +38,7 @@ struct File {
     dns_ip: String,
     dns_pid_file: Option<PathBuf>,
     unit_status_send_timeout: Option<DurationText>,
+    state_change_delay: Option<DurationText>,
     cloud_response_wait_timeout: Option<DurationText>,
     cloud_ping_interval: Option<DurationText>,
     cloud_dead_timeout: Option<DurationText>,
@@ -129,6 +130,8 @@ pub struct Config {
     pub dns_ip: String,
     /// File with the process that reads the hosts file.
     pub dns_pid_file: PathBuf,
+    /// Quiet time of a state file before it is sent. A key of ours; upstream has it fixed.
+    pub state_change_delay: Duration,
     /// Quiet time before a delta status.
     pub unit_status_send_timeout: Duration,
     /// Time for an acknowledgement and for an answer of the cloud.
@@ -223,6 +226,7 @@ impl Config {
             dns_pid_file: file.dns_pid_file.unwrap_or_else(|| dns_storage_path.join("pidfile")),
             dns_storage_path,
             dns_ip: file.dns_ip,
+            state_change_delay: time("stateChangeDelay", file.state_change_delay, 10 * SECOND)?,
             unit_status_send_timeout: time(
                 "unitStatusSendTimeout",
                 file.unit_status_send_timeout,

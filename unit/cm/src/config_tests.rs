@@ -23,6 +23,7 @@ fn defaults() {
     assert_eq!(config.download_path, Path::new("/wd/download"));
     assert_eq!(config.dns_pid_file, Path::new("/var/aos/dns/pidfile"));
     assert_eq!(config.unit_status_send_timeout, 10 * SECOND);
+    assert_eq!(config.state_change_delay, 10 * SECOND);
     assert_eq!(config.cloud_response_wait_timeout, 10 * SECOND);
     assert_eq!((config.cloud_ping_interval, config.cloud_dead_timeout), (30 * SECOND, 90 * SECOND));
     assert!(!config.open_enveloped_messages);
@@ -45,7 +46,7 @@ fn every_key_is_read_in_any_letter_case() {
         "unitConfigFile": "/u.cfg", "serviceDiscoveryURL": "https://a:1/sd/v7/",
         "overrideServiceDiscoveryUrl": "http://b:2/x", "cloudMessageLog": "/log", "iamPublicServerURL": "p:1",
         "iamProtectedServerUrl": "q:2", "cmServerUrl": ":3", "fileServerUrl": "f:4", "dnsStoragePath": "/d",
-        "dnsIp": "10.0.0.1", "dnsPidFile": "/pid", "unitStatusSendTimeout": "1s",
+        "dnsIp": "10.0.0.1", "dnsPidFile": "/pid", "unitStatusSendTimeout": "1s", "stateChangeDelay": "1m",
         "cloudResponseWaitTimeout": "PT2S", "cloudPingInterval": "12s", "cloudDeadTimeout": "13s",
         "openEnvelopedMessages": true, "monitoring": {"pollPeriod": "3s", "sendPeriod": "4s"},
         "nodeInfoProvider": {"smConnectionTimeout": "5s"}, "alerts": {"sendPeriod": "6s"},
@@ -71,6 +72,7 @@ fn every_key_is_read_in_any_letter_case() {
         dns_storage_path: "/d".into(),
         dns_ip: "10.0.0.1".into(),
         dns_pid_file: "/pid".into(),
+        state_change_delay: MINUTE,
         unit_status_send_timeout: SECOND,
         cloud_response_wait_timeout: 2 * SECOND,
         cloud_ping_interval: 12 * SECOND,

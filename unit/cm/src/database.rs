@@ -13,8 +13,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The schema; scripts are only ever appended.
-const MIGRATIONS: Migrations =
-    Migrations::new(&[include_str!("database/001_first.sql"), include_str!("database/002_link.sql")]);
+const MIGRATIONS: Migrations = Migrations::new(&[
+    include_str!("database/001_first.sql"),
+    include_str!("database/002_link.sql"),
+    include_str!("database/003_states.sql"),
+]);
 
 /// The update's position and wish.
 pub const UPDATE: &str = "update";

@@ -1,12 +1,13 @@
 //! A scripted cloud: discovery, WebSocket and blobs over TLS, on ports of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aos_blob_crypto::{ServedHasher, encrypt_cbc};
 use aos_cloud_protocol::{
     AosIdentity, BlobInfo, BlobUrls, Body, DecryptInfo, DesiredInstance, DesiredItem, DesiredStatus,
-    Direction, Envelope, IdentityType, ServedHash, UnitStatus,
+    Direction, Envelope, IdentityType, MessageType, ServedHash, UnitStatus,
 };
 use aos_content_store::sha256;
 use aos_ids::Digest;
@@ -42,6 +43,10 @@ pub struct Cloud {
     link: Option<WebSocketStream<ServerConnection>>,
     /// Messages received and not yet looked at; acks and blob questions are handled in between.
     pub acks: Vec<String>,
+    /// Kinds and transactions of all messages but acks.
+    pub seen: Vec<(MessageType, String)>,
+    refusing: Arc<AtomicBool>,
+    answered: BTreeSet<String>,
 }
 
 impl Cloud {
@@ -68,9 +73,14 @@ impl Cloud {
             }
         });
         let (sender, links) = mpsc::channel(4);
+        let refusing = Arc::new(AtomicBool::new(false));
+        let refuse = Arc::clone(&refusing);
         tokio::spawn(async move {
             loop {
                 let connection = sockets.accept().await;
+                if refuse.load(Ordering::Relaxed) {
+                    continue;
+                }
                 assert_eq!(
                     connection.peer().identity.as_ref().unwrap().common_name.as_deref(),
                     Some("unit-1")
@@ -90,7 +100,17 @@ impl Cloud {
             }
         });
         let discovery = format!("https://localhost:{url}/sd/v7/");
-        Self { discovery, blobs, blob_port, links, link: None, acks: vec![] }
+        Self {
+            discovery,
+            blobs,
+            blob_port,
+            links,
+            link: None,
+            acks: vec![],
+            seen: vec![],
+            refusing,
+            answered: BTreeSet::new(),
+        }
     }
 
     /// Puts a blob up; every other one is encrypted.
@@ -127,13 +147,18 @@ impl Cloud {
 
     /// Puts an image up; answers the digests of its index and of its layer.
     pub fn publish_image(&self, layer: &[u8]) -> (Digest, Digest) {
+        self.publish_item(layer, &ItemConfig::default())
+    }
+
+    /// The same with a configuration.
+    pub fn publish_item(&self, layer: &[u8], item: &ItemConfig) -> (Digest, Digest) {
         let config =
             ImageConfig { architecture: "amd64".into(), os: "linux".into(), ..ImageConfig::default() };
         let of = |kind: &str, bytes: &[u8]| Descriptor { media_type: kind.into(), ..self.publish(bytes) };
         let layer = of(media_type::LAYER_TAR, layer);
         let manifest = Manifest::new(
             of(media_type::IMAGE_CONFIG, &config.write()),
-            Some(of(media_type::ITEM_CONFIG, &ItemConfig::default().write())),
+            Some(of(media_type::ITEM_CONFIG, &item.write())),
             vec![layer.clone()],
         );
         let index = Index::new(vec![of(media_type::MANIFEST, &manifest.write())]);
@@ -158,12 +183,28 @@ impl Cloud {
         }
     }
 
+    /// Whether connections are closed at once.
+    pub fn refuse(&self, refuse: bool) {
+        self.refusing.store(refuse, Ordering::Relaxed);
+    }
+
+    /// Takes one frame.
+    pub async fn step(&mut self) {
+        self.frame().await;
+    }
+
     pub fn disconnect(&mut self) {
         self.link = None;
     }
 
     pub async fn send(&mut self, body: Body) -> String {
+        self.send_as(body, None).await
+    }
+
+    /// Sends a message that belongs to an exchange.
+    pub async fn send_as(&mut self, body: Body, correlation_id: Option<&str>) -> String {
         let envelope = Envelope::new("unit-1".parse().unwrap(), jiff::Timestamp::now(), body);
+        let envelope = Envelope { correlation_id: correlation_id.map(str::to_owned), ..envelope };
         let txn = envelope.header.txn.to_string();
         self.send_raw(aos_cloud_protocol::write(&envelope).unwrap()).await;
         txn
@@ -216,6 +257,7 @@ impl Cloud {
             self.acks.push(envelope.header.txn.to_string());
             return None;
         }
+        self.seen.push((envelope.body.message_type(), envelope.header.txn.to_string()));
         let now = jiff::Timestamp::now();
         let ack = Envelope::ack("unit-1".parse().unwrap(), now, &envelope.header.txn);
         self.send_raw(aos_cloud_protocol::write(&ack).unwrap()).await;
@@ -231,6 +273,27 @@ impl Cloud {
         let answer = Envelope::new("unit-1".parse().unwrap(), now, Body::BlobUrls(BlobUrls { items }));
         self.send_raw(aos_cloud_protocol::write(&answer.answering(&envelope)).unwrap()).await;
         None
+    }
+
+    /// The next message that did not come before.
+    pub async fn next_once(&mut self) -> Envelope {
+        loop {
+            let envelope = self.next().await;
+            if self.answered.insert(envelope.header.txn.to_string()) {
+                return envelope;
+            }
+        }
+    }
+
+    /// The next message that is neither a status nor an alert. One that comes again after a crash
+    /// is left out, as clouds do.
+    pub async fn answer(&mut self) -> Envelope {
+        loop {
+            let envelope = self.next_once().await;
+            if !matches!(envelope.body, Body::UnitStatus(_) | Body::Alerts(_) | Body::MonitoringData(_)) {
+                return envelope;
+            }
+        }
     }
 
     /// Reads until a status satisfies `wanted`.

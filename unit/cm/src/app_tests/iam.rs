@@ -5,6 +5,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use aos_tls::{ClientAuth, Incoming, Protocol};
+use aos_unit_api::iamanager::v6::iam_certificate_service_server::IamCertificateServiceServer;
+use aos_unit_api::iamanager::v6::iam_nodes_service_server::IamNodesServiceServer;
+use aos_unit_api::iamanager::v6::iam_provisioning_service_server::IamProvisioningServiceServer;
 use aos_unit_api::iamanager::v6::iam_public_cert_service_server::{
     IamPublicCertService, IamPublicCertServiceServer,
 };
@@ -32,6 +35,7 @@ type Stream_<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Clone)]
 pub struct Iam {
+    pub orders: super::iam_orders::Given,
     certs: Arc<Mutex<BTreeMap<String, CertInfo>>>,
     changed: broadcast::Sender<CertInfo>,
 }
@@ -56,7 +60,11 @@ impl Iam {
     /// Serves at an own port; answers it too.
     pub async fn start(pki: &Pki, address: &str) -> (Self, String) {
         let certs = ["online", "cm"].map(|kind| (kind.to_owned(), info(kind, pki.issue(kind), 1)));
-        let iam = Self { certs: Arc::new(Mutex::new(certs.into())), changed: broadcast::channel(8).0 };
+        let iam = Self {
+            orders: super::iam_orders::Given::default(),
+            certs: Arc::new(Mutex::new(certs.into())),
+            changed: broadcast::channel(8).0,
+        };
         let config = aos_tls::server_config(pki.identity("iam"), ClientAuth::None).unwrap();
         let incoming = Incoming::bind_tls(address, &config, Protocol::Grpc).await.unwrap();
         let port = incoming.local_addr().port();
@@ -65,9 +73,24 @@ impl Iam {
             .add_service(IamPublicCurrentNodeServiceServer::new(iam.clone()))
             .add_service(IamPublicCertServiceServer::new(iam.clone()))
             .add_service(IamPublicNodesServiceServer::new(iam.clone()))
+            .add_service(IamProvisioningServiceServer::new(iam.clone()))
+            .add_service(IamCertificateServiceServer::new(iam.clone()))
+            .add_service(IamNodesServiceServer::new(iam.clone()))
             .serve_with_incoming(incoming.into_stream());
         tokio::spawn(server);
         (iam, format!("localhost:{port}"))
+    }
+
+    /// A certificate of type `offline`, found by issuer and serial number only.
+    pub fn put_offline(&self, issuer: &[u8], serial: &[u8], key_url: &str) {
+        let info = CertInfo {
+            r#type: "offline".into(),
+            key_url: key_url.into(),
+            serial: serial.to_vec(),
+            issuer: issuer.to_vec(),
+            ..CertInfo::default()
+        };
+        self.certs.lock().unwrap().insert("offline".to_owned(), info);
     }
 
     /// A new certificate, told to all.
@@ -119,8 +142,12 @@ impl IamPublicCertService for Iam {
     type SubscribeCertChangedStream = Stream_<CertInfo>;
 
     async fn get_cert(&self, request: Request<GetCertRequest>) -> Result<Response<CertInfo>, Status> {
-        let kind = request.into_inner().r#type;
-        let found = self.certs.lock().unwrap().get(&kind).cloned();
+        let request = request.into_inner();
+        let wanted = |info: &CertInfo| {
+            let serial = info.serial.iter().map(|byte| format!("{byte:02X}")).collect::<String>();
+            request.issuer.is_empty() || (request.issuer == info.issuer && request.serial == serial)
+        };
+        let found = self.certs.lock().unwrap().get(&request.r#type).cloned().filter(wanted);
         found.map(Response::new).ok_or_else(|| Status::not_found("no such certificate"))
     }
 
@@ -143,18 +170,23 @@ impl IamPublicNodesService for Iam {
     type RegisterNodeStream = Stream_<IamIncomingMessages>;
 
     async fn get_all_node_i_ds(&self, _: Request<()>) -> Result<Response<NodesId>, Status> {
-        Ok(Response::new(NodesId { ids: vec!["main".into()] }))
+        let ids = ["main".to_owned()].into_iter().chain(self.orders.secondary().map(|node| node.node_id));
+        Ok(Response::new(NodesId { ids: ids.collect() }))
     }
 
-    async fn get_node_info(&self, _: Request<GetNodeInfoRequest>) -> Result<Response<NodeInfo>, Status> {
-        Ok(Response::new(node()))
+    async fn get_node_info(&self, request: Request<GetNodeInfoRequest>) -> Result<Response<NodeInfo>, Status> {
+        let id = request.into_inner().node_id;
+        let found = Some(self.orders.main(node())).filter(|node| node.node_id == id);
+        let found = found.or_else(|| self.orders.secondary().filter(|node| node.node_id == id));
+        found.map(Response::new).ok_or_else(|| Status::internal("node not found"))
     }
 
     async fn subscribe_node_changed(
         &self,
         _: Request<()>,
     ) -> Result<Response<Self::SubscribeNodeChangedStream>, Status> {
-        Ok(Response::new(Box::pin(futures_util::stream::pending())))
+        let changes = BroadcastStream::new(self.orders.changes.subscribe());
+        Ok(Response::new(Box::pin(changes.filter_map(|change| async move { change.ok().map(Ok) }))))
     }
 
     async fn register_node(

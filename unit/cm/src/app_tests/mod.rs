@@ -8,9 +8,16 @@ macro_rules! in_time {
 }
 
 mod cloud;
-mod iam;
+mod crashes;
+mod flow_certificates;
+mod flow_envvars;
+mod flow_logs;
+mod flow_nodes;
+mod flow_states;
+pub(crate) mod iam;
+pub(crate) mod iam_orders;
 mod nodes;
-mod pki;
+pub(crate) mod pki;
 mod sm;
 
 use std::path::{Path, PathBuf};
@@ -74,6 +81,7 @@ impl World {
             "overrideServiceDiscoveryUrl": cloud.discovery, "iamPublicServerUrl": iam_address,
             "iamProtectedServerUrl": iam_address, "cmServerUrl": format!("127.0.0.1:{port}"),
             "dnsStoragePath": dir.path().join("dns"), "unitStatusSendTimeout": "200ms",
+            "stateChangeDelay": "200ms",
             "alerts": {"sendPeriod": "200ms"},
         });
         std::fs::write(&file, text.to_string()).unwrap();
@@ -319,7 +327,7 @@ async fn bad_messages_change_nothing() {
         let answer = world.cloud.next().await;
         assert_eq!(answer.correlation_id.as_deref(), Some("x"));
         let Body::StartProvisioningResponse(answer) = answer.body else { panic!("{answer:?}") };
-        assert_eq!(answer.error_info.unwrap().code(), AosCode::NotSupported);
+        assert_eq!(answer.error_info.unwrap().code(), AosCode::Failed, "this IAM has no such service");
         world.cloud.acknowledged("d").await;
         assert_eq!(world.cloud.acks.iter().filter(|txn| txn.len() == 1).collect::<Vec<_>>(), ["b", "c", "d"]);
         assert_eq!(world.document().await["update"]["appliedDesired"], 0);

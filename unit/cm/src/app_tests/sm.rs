@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use aos_tls::HostCheck;
 use aos_unit_api::common::v2;
+use aos_unit_api::servicemanager::v5::alert::AlertItem;
 use aos_unit_api::servicemanager::v5::sm_incoming_messages::SmIncomingMessage;
 use aos_unit_api::servicemanager::v5::sm_outgoing_messages::SmOutgoingMessage;
 use aos_unit_api::servicemanager::v5::sm_service_client::SmServiceClient;
 use aos_unit_api::servicemanager::v5::{
-    BlobsInfosRequest, InstanceStatus, NodeInstancesStatus, RuntimeInfo, SmIncomingMessages, SmInfo,
-    SmOutgoingMessages, UpdateInstances,
+    Alert, BlobsInfosRequest, InstanceStatus, NodeInstancesStatus, RuntimeInfo, SmIncomingMessages, SmInfo,
+    SmOutgoingMessages, SystemAlert, UpdateInstances,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -76,6 +77,16 @@ impl Sm {
     pub async fn send(&self, message: SmOutgoingMessage) {
         let message = SmOutgoingMessages { sm_outgoing_message: Some(message) };
         self.sender.as_ref().unwrap().send(message).await.unwrap();
+    }
+
+    pub async fn alert(&self, message: &str) {
+        let item = AlertItem::SystemAlert(SystemAlert { message: message.to_owned() });
+        self.send(SmOutgoingMessage::Alert(Alert { timestamp: None, alert_item: Some(item) })).await;
+    }
+
+    /// Ends the stream.
+    pub fn disconnect(&mut self) {
+        (self.sender, self.incoming) = (None, None);
     }
 
     pub async fn report(&self) {

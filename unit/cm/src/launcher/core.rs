@@ -225,6 +225,8 @@ impl Launcher {
             pinned,
             since: with.now,
             extras: Extras::default(),
+            environment: Vec::new(),
+            environment_untold: false,
         };
         self.records.insert(key.clone(), record);
         true

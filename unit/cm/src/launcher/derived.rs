@@ -52,6 +52,11 @@ impl Launcher {
         }
     }
 
+    /// The last word of its node about an instance that should run.
+    pub fn report_of(&self, key: &Key) -> Option<&Report> {
+        self.report(key, self.records.get(key)?)
+    }
+
     fn report(&self, key: &Key, record: &Record) -> Option<&Report> {
         self.reports.get(record.node.as_ref()?)?.iter().find(|report| {
             report.ident == key.0 && report.version == key.1 && report.runtime == record.runtime
@@ -122,7 +127,8 @@ impl Launcher {
             .map(|report| report.ident.clone())
             .collect();
         let missing = start.iter().any(|(key, record)| {
-            self.report(key, record).is_none_or(|report| report.state == InstanceState::Inactive)
+            record.environment_untold
+                || self.report(key, record).is_none_or(|report| report.state == InstanceState::Inactive)
         });
         Command { needed: missing || !stop.is_empty(), stop: stop.into_iter().collect(), start }
     }

@@ -36,9 +36,11 @@ impl Default for Link {
 pub struct Links(BTreeMap<NodeId, Link>);
 
 impl Links {
-    /// The node's complete word came: it is ready for a command.
-    pub fn spoke(&mut self, node: &NodeId) {
-        self.0.entry(node.clone()).or_default().busy = None;
+    /// The node's complete word came: it is ready for a command. Answers the command that it has carried out.
+    pub fn spoke(&mut self, node: &NodeId) -> Option<Command> {
+        let link = self.0.entry(node.clone()).or_default();
+        link.busy.take()?;
+        link.last.clone()
     }
 
     /// The node connected anew or went away: nothing is known of it until it speaks.
@@ -104,10 +106,11 @@ mod tests {
     fn a_node_is_not_flooded() {
         let (mut links, node, now) = (Links::default(), NodeId::new("n").unwrap(), Instant::now());
         assert!(!links.send(&node, &command(true), now), "it has not spoken");
-        links.spoke(&node);
+        assert_eq!(links.spoke(&node), None);
         assert!(links.send(&node, &command(true), now));
         assert!(!links.send(&node, &command(true), now), "it is busy");
-        links.spoke(&node);
+        assert_eq!(links.spoke(&node), Some(command(true)));
+        assert_eq!(links.spoke(&node), None, "nothing was asked for");
         assert!(!links.send(&node, &command(true), now), "the same again waits");
         let later = links.deadline().unwrap();
         assert!(later > now && later <= now + PAUSE.0);

@@ -27,7 +27,11 @@ fn instance((ident, version): &Key, record: &Record) -> v5::InstanceInfo {
         priority: record.priority,
         storage_path: paths.storage,
         state_path: paths.state,
-        env_vars: vec![],
+        env_vars: record
+            .environment
+            .iter()
+            .map(|(name, value)| v5::EnvVarInfo { name: name.clone(), value: value.clone() })
+            .collect(),
         monitoring_parameters: record
             .extras
             .alerts

@@ -2,6 +2,7 @@
 
 pub mod core;
 mod derived;
+mod environment;
 pub mod links;
 pub mod messages;
 pub mod numbers;

@@ -112,6 +112,12 @@ pub struct Record {
     pub since: SystemTime,
     /// From the item's configuration.
     pub extras: Extras,
+    /// Variables that the cloud overrides, name and value.
+    #[serde(default)]
+    pub environment: Vec<(String, String)>,
+    /// The node has not been told these variables yet.
+    #[serde(default)]
+    pub environment_untold: bool,
 }
 
 /// A record to store, or to drop when `None`.

@@ -136,6 +136,11 @@ impl Nodes {
             .is_some_and(|entry| entry.iam.is_some() && self.state(entry, now) != NodeState::Provisioned)
     }
 
+    /// Nodes that IAM knows.
+    pub fn known(&self) -> impl Iterator<Item = &NodeId> {
+        self.entries.iter().filter(|(_, entry)| entry.iam.is_some()).map(|(id, _)| id)
+    }
+
     /// Nodes whose link stands.
     pub fn connected(&self) -> impl Iterator<Item = &NodeId> {
         self.entries.iter().filter(|(_, entry)| entry.linked).map(|(id, _)| id)

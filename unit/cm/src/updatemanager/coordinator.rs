@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::configuring::Configured;
+use super::flows::{EnvironmentFlow, LogFlow, Tasks};
 use super::keeping::AfterCommit;
 use super::machine::{Action, Event, Machine, UpdateState};
 use super::status::{Reporter, Snapshot};
@@ -30,6 +31,8 @@ use crate::launcher::store;
 use crate::nodeinfoprovider::Nodes;
 use crate::smcontroller::{self, SmController};
 use crate::storagestate::StorageState;
+use crate::storagestate::states::States;
+use crate::transport::Dialer;
 use crate::unitconfig::UnitConfigs;
 use crate::{alerts, monitoring};
 
@@ -67,6 +70,8 @@ pub struct Parts {
     pub sm_events: mpsc::Receiver<smcontroller::Event>,
     /// IAM.
     pub iam: IamLink,
+    /// Connections for the upload of logs.
+    pub dialer: Dialer,
     /// Verified blobs.
     pub store: Store,
     /// Identity of the Unit, once known.
@@ -91,6 +96,10 @@ pub struct Coordinator {
     pub(super) reporter: Reporter,
     pub(super) links: Links,
     pub(super) data: StorageState,
+    pub(super) states: States,
+    pub(super) environment: EnvironmentFlow,
+    pub(super) logs: LogFlow,
+    pub(super) tasks: Tasks,
     pub(super) subjects: BTreeSet<SubjectId>,
     pub(super) patience: Duration,
     pub(super) alerts: alerts::Waiting,
@@ -119,6 +128,10 @@ impl Coordinator {
         let machine = Machine::new(database::document(&parts.db, database::UPDATE)?);
         let requests: Option<Vec<RunRequest>> = database::document(&parts.db, database::REQUESTS)?;
         let launcher = Launcher::new(requests.unwrap_or_default(), store::load(&parts.db)?);
+        let states = States::load(&parts.db, &config.state_dir, config.state_change_delay)?;
+        let environment = EnvironmentFlow::load(&parts.db)?;
+        let logs = LogFlow::load(&parts.db)?;
+        let tasks = Tasks::load(&parts.db)?;
         let now = Instant::now();
         Ok(Self {
             parts,
@@ -129,6 +142,10 @@ impl Coordinator {
             reporter: Reporter::new(config.unit_status_send_timeout),
             links: Links::default(),
             data: StorageState::new(&config.storage_dir, &config.state_dir),
+            states,
+            environment,
+            logs,
+            tasks,
             subjects: BTreeSet::new(),
             patience: config.nodes_connection_timeout,
             alerts: alerts::Waiting::new(config.alerts_send_period),
@@ -156,7 +173,10 @@ impl Coordinator {
             tracing::info!("the update goes on at '{}'", self.machine.state().as_str());
         }
         self.act(started)?;
+        self.take_up_states()?;
+        self.set_environments()?;
         loop {
+            self.start_tasks();
             let deadline = self.deadline();
             tokio::select! {
                 () = stop.wait() => return Ok(()),
@@ -164,6 +184,10 @@ impl Coordinator {
                 Some(event) = self.parts.image_events.recv() => self.on_images(event)?,
                 Some(event) = self.parts.sm_events.recv() => self.on_node(event)?,
                 Some(done) = self.configured.1.recv() => self.on_configured(done)?,
+                Some(done) = self.tasks.done() => self.on_task_done(done)?,
+                Some(event) = self.logs.event() => self.on_log_event(event)?,
+                () = self.states.written() => {}
+                Ok(()) = self.parts.main_node.changed() => {}
                 Some(node) = iam_nodes.recv() => {
                     self.nodes.iam_says(node, Instant::now());
                     self.reporter.touch(Instant::now());
@@ -194,6 +218,9 @@ impl Coordinator {
             self.links.deadline(),
             self.nodes.next_deadline(Instant::now()),
             self.launching.and_then(|_| self.nodes.ready_deadline(Instant::now(), self.patience)),
+            self.states_deadline(),
+            self.environment.deadline(),
+            self.logs.deadline(),
         ]
         .into_iter()
         .chain(telemetry)
@@ -241,6 +268,9 @@ impl Coordinator {
                 self.send(Body::MonitoringData(samples), None);
             }
         }
+        self.look_at_states()?;
+        self.on_env_time()?;
+        self.on_log_time()?;
         for node in self.links.nodes() {
             self.command(&node);
         }
@@ -278,6 +308,7 @@ impl Coordinator {
             &self.launcher.statuses(),
             self.subjects.iter().map(ToString::to_string),
         )
+        .with_states(|item, subject, number| self.states.checksum_of(item, subject, number))
     }
 
     fn on_cloud(&mut self, event: communication::Event) -> Result<(), CoordinatorError> {
@@ -287,7 +318,10 @@ impl Coordinator {
                 let _ = answer.send(self.reporter.full(snapshot));
             }
             communication::Event::Disconnected => self.reporter.disconnected(),
-            communication::Event::Message(envelope) => self.on_message(*envelope)?,
+            communication::Event::Message(envelope) => {
+                self.on_message(*envelope)?;
+                self.write_states()?;
+            }
             communication::Event::Refused(why) => self.report_refused(&why),
             communication::Event::Acknowledged(txns) => self.acknowledged(&txns)?,
             communication::Event::Parked(what) => self.report(&what),

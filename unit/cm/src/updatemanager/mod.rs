@@ -9,6 +9,7 @@ mod configuring;
 pub mod coordinator;
 pub mod desired;
 mod document;
+mod flows;
 mod keeping;
 pub mod machine;
 mod messages;

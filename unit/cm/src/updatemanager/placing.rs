@@ -3,10 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime};
 
-use aos_cloud_protocol::{AosIdentity, Body, LogStatus, PushLog};
 use aos_ids::NodeId;
-use aos_unit_api::convert::error_from_wire;
-use aos_unit_api::servicemanager::v5;
 
 use super::accept::run_requests;
 use super::coordinator::{Coordinator, CoordinatorError};
@@ -18,9 +15,6 @@ use crate::launcher::{messages, numbers, store};
 use crate::smcontroller::{Command, Event};
 use crate::{database, imagemanager, images, unitconfig};
 
-/// Longest part of logs that is passed on, bytes.
-const MAX_LOG_PART: usize = 256 * 1024;
-
 impl Coordinator {
     pub(super) fn on_node(&mut self, event: Event) -> Result<(), CoordinatorError> {
         let now = Instant::now();
@@ -31,6 +25,7 @@ impl Coordinator {
                 if new {
                     self.links.reset(&node);
                     self.bring_up_to_date(&node);
+                    self.ask_again_for_logs(&node);
                 }
                 self.reporter.touch(now);
                 self.nodes_changed()?;
@@ -38,13 +33,16 @@ impl Coordinator {
             Event::Gone(node) => {
                 self.nodes.sm_gone(&node, now);
                 self.links.reset(&node);
+                self.logs_lost(&node)?;
                 self.reporter.touch(now);
                 self.nodes_changed()?;
             }
             Event::AllInstances(node, reports) => {
                 self.launcher.node_reports(&node, reports);
                 self.nodes.reported(&node);
-                self.links.spoke(&node);
+                if let Some(command) = self.links.spoke(&node) {
+                    self.environments_told(&node, &command)?;
+                }
                 self.instances_changed(&node)?;
                 self.try_launch()?;
             }
@@ -54,7 +52,7 @@ impl Coordinator {
             }
             Event::Alert(node, alert) => self.alerts.push(&node, alert, now),
             Event::Monitoring(node, samples) => self.samples.push(&node, samples, now),
-            Event::Log(node, log) => self.pass_log(&node, log),
+            Event::Log(node, log) => self.on_log(&node, log)?,
         }
         Ok(())
     }
@@ -134,6 +132,7 @@ impl Coordinator {
         });
         self.placed_on = nodes.into_iter().map(|node| node.id).collect();
         self.keep_instances(&changes)?;
+        self.set_environments()?;
         self.reporter.touch(Instant::now());
         for node in self.links.nodes() {
             self.command(&node);
@@ -178,10 +177,14 @@ impl Coordinator {
                     if let Err(error) = self.data.prepare(ident, record) {
                         tracing::error!("storage of instance {ident} cannot be made: {error}");
                     }
+                    self.set_up_state(ident, record)?;
                 }
-                Some(_) => {}
+                Some(record) => self.set_up_state(ident, record)?,
                 None if self.launcher.records().keys().any(|(known, _)| known == ident) => {}
-                None => self.data.remove(ident),
+                None => {
+                    self.data.remove(ident);
+                    self.states.forget(&self.parts.db, ident)?;
+                }
             }
         }
         Ok(())
@@ -211,27 +214,5 @@ impl Coordinator {
         let Some((node, kind)) = connected.into_iter().find(|(known, _)| known == node) else { return };
         let controller = self.parts.controller.clone();
         tokio::spawn(async move { unitconfig::bring_up_to_date(&controller, &node, &kind, &config).await });
-    }
-
-    fn pass_log(&self, node: &NodeId, log: v5::LogData) {
-        if log.data.len() > MAX_LOG_PART {
-            tracing::warn!("node {node} sends a part of logs of {} bytes, dropped", log.data.len());
-            return;
-        }
-        let status = match log.status.as_str() {
-            "ok" => LogStatus::Ok,
-            "empty" => LogStatus::Empty,
-            "absent" => LogStatus::Absent,
-            _ => LogStatus::Failed,
-        };
-        let part = PushLog {
-            node: AosIdentity::by_codename(node.as_str()),
-            part: log.part,
-            parts_count: log.part_count,
-            content: log.data.into(),
-            status,
-            error_info: error_from_wire(log.error),
-        };
-        self.send(Body::PushLog(part), Some(log.correlation_id).filter(|id| !id.is_empty()));
     }
 }

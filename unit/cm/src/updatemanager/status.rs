@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use aos_cloud_protocol::{
-    AosIdentity, IdentityType, InstanceInfo, InstancesInfo, ItemStatus, NodeInfo, UnitConfigStatus,
-    UnitStatus,
+    AosIdentity, IdentityType, InstanceInfo, InstancesInfo, ItemStatus, NodeInfo, StateChecksum,
+    UnitConfigStatus, UnitStatus,
 };
 use aos_ids::ItemKind;
 use aos_status::{InstanceState, ItemState};
@@ -74,6 +74,16 @@ impl Snapshot {
             instances: instances.iter().map(instance).collect(),
             subjects: subjects.into_iter().map(AosIdentity::by_codename).collect(),
         }
+    }
+
+    /// Adds the checksums of states, by item, subject and number.
+    pub fn with_states<'a>(mut self, of: impl Fn(&str, &str, u64) -> Option<&'a StateChecksum>) -> Self {
+        for ((item, subject, _, number), info) in &mut self.instances {
+            if let (Some(item), Some(subject)) = (item.key(), subject.key()) {
+                info.state_checksum = of(item, subject, *number).cloned();
+            }
+        }
+        self
     }
 
     fn full(&self) -> UnitStatus {

@@ -2,7 +2,12 @@
 //!
 //! A storage is `<storageDir>/<item>/<subject>/<number>/`, a state the file `state.dat` in the folder of the
 //! same name below `stateDir`. Service Managers are told the paths below the two roots. Limits are not
-//! enforced and states are not exchanged with the cloud yet.
+//! enforced yet. States are exchanged with the cloud: rules in `exchange`, files in `states`.
+
+pub mod exchange;
+pub mod states;
+mod store;
+mod watch;
 
 use std::fs::OpenOptions;
 use std::io;

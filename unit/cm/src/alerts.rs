@@ -62,7 +62,9 @@ impl Waiting {
         if self.alerts.len() >= MAX_WAITING {
             self.alerts.pop_front();
             self.dropped += 1;
-            tracing::warn!("too many alerts, {} dropped so far", self.dropped);
+            if self.dropped.is_power_of_two() {
+                tracing::warn!("too many alerts, {} dropped so far", self.dropped);
+            }
         }
         self.alerts.push_back(alert);
         self.since.get_or_insert(now);

@@ -43,6 +43,10 @@ pub(super) struct Times {
     pub ping: Duration,
     /// Without a sign of life.
     pub dead: Duration,
+    /// A link that lived this long was a good one: attempts start anew.
+    pub good: Duration,
+    /// For the cloud to acknowledge what is kept, before a new certificate is used.
+    pub settle: Duration,
 }
 
 pub(super) struct Mail {
@@ -96,9 +100,10 @@ impl Mail {
                 mail.keep(envelope);
             } else {
                 tracing::warn!("a kept message of another identity of this Unit is removed");
-                mail.remove(envelope.header.txn);
+                mail.done.push(envelope.header.txn);
             }
         }
+        mail.flush();
         mail
     }
 
@@ -290,12 +295,11 @@ impl Mail {
 
     fn rejected(&mut self, what: &Rejection) {
         self.counters.refused.count(what);
-        match what {
-            Rejection::Invalid(_) => {
-                tracing::error!("{what}; acknowledged");
-                self.say(Event::Refused(what.to_string()));
-            }
-            _ => tracing::error!("{what}"),
+        if matches!(what, Rejection::Invalid(_)) {
+            tracing::error!("{what}; acknowledged");
+            self.say(Event::Refused(what.to_string()));
+        } else {
+            tracing::error!("{what}");
         }
     }
 

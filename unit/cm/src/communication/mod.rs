@@ -17,6 +17,7 @@ mod state;
 mod task;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aos_cloud_protocol::{BlobInfo, Body, Envelope, UnitStatus};
 use aos_iam_link::IamLink;
@@ -40,6 +41,10 @@ use crate::transport::Dialer;
 const COMMANDS: usize = 256;
 /// Messages that may wait for their receiver; the link is not read meanwhile.
 const EVENTS: usize = 64;
+/// A link that lived this long was a good one.
+const GOOD_LINK: Duration = Duration::from_mins(1);
+/// How long a new certificate waits for acknowledgements.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
 
 /// What the cloud link is told.
 #[derive(Debug)]
@@ -217,6 +222,8 @@ pub fn open(
             wait: config.cloud_response_wait_timeout,
             ping: config.cloud_ping_interval,
             dead: config.cloud_dead_timeout,
+            good: GOOD_LINK,
+            settle: SETTLE_TIME,
         },
         opener: config.open_enveloped_messages.then(|| Opener::new(sources.iam)),
         log: config.cloud_message_log.clone().map(MessageLog::new),
@@ -225,3 +232,7 @@ pub fn open(
     let way = Communication { commands, durable, connected: connected_receiver, state: state_receiver };
     Ok((way, event_receiver, task))
 }
+
+#[cfg(test)]
+#[path = "link_tests/mod.rs"]
+mod tests;

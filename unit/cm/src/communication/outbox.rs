@@ -15,7 +15,7 @@ use crate::database::StoreError;
 /// Transactions of the cloud that are remembered.
 pub const REMEMBERED: u32 = 1024;
 /// Most messages that wait for the cloud's acknowledgement.
-pub const MAX_MESSAGES: u32 = 512;
+pub const MAX_MESSAGES: u32 = 1000;
 /// Most bytes of these messages.
 pub const MAX_BYTES: u32 = 8 * 1024 * 1024;
 
@@ -159,7 +159,7 @@ mod tests {
         assert!(matches!(refused, Err(StoreError::OutboxFull(_))), "{refused:?}");
         forget(&db, [first.header.txn.as_str()]).unwrap();
         keep(&db, &unit(), question(), None).unwrap();
-        assert_eq!(load(&db).unwrap().len(), 512);
+        assert_eq!(load(&db).unwrap().len(), 1000);
     }
 
     #[test]
@@ -174,12 +174,12 @@ mod tests {
                 default: false,
             })
         };
-        let length = aos_cloud_protocol::write(&keep(&db, &unit(), state(), None).unwrap()).unwrap().len();
-        db.execute("UPDATE outbox SET frame = zeroblob(?1)", [MAX_BYTES as usize as i64 - length as i64 + 1])
-            .unwrap();
+        let frame = aos_cloud_protocol::write(&keep(&db, &unit(), state(), None).unwrap()).unwrap();
+        let room = MAX_BYTES - u32::try_from(frame.len()).unwrap();
+        db.execute("UPDATE outbox SET frame = zeroblob(?1)", [room + 1]).unwrap();
         let refused = keep(&db, &unit(), state(), None);
         assert!(matches!(refused, Err(StoreError::OutboxFull(_))), "{refused:?}");
-        db.execute("UPDATE outbox SET frame = zeroblob(?1)", [i64::from(MAX_BYTES) - length as i64]).unwrap();
+        db.execute("UPDATE outbox SET frame = zeroblob(?1)", [room]).unwrap();
         keep(&db, &unit(), state(), None).unwrap();
     }
 }

@@ -21,8 +21,6 @@ const SEND_TIME: Duration = Duration::from_secs(30);
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 /// Time for the Unit to say what it is.
 const GREETING_TIME: Duration = Duration::from_secs(10);
-/// Time for the cloud to acknowledge what is kept, before a new certificate is used.
-const SETTLE_TIME: Duration = Duration::from_secs(10);
 
 /// How a link ended.
 #[derive(Debug)]
@@ -72,12 +70,13 @@ const TOO_BIG: &str = "message too big";
 impl Task {
     /// Serves the link until it ends by itself.
     pub(super) async fn serve(&mut self, socket: &mut Socket, mail: &mut Mail, leaf: Option<&[u8]>) -> End {
+        // Before the question, so that its receiver sees it while he looks at what is due.
+        self.connected.send_replace(true);
         let (ask, answer) = oneshot::channel();
         if self.events.send(Event::Connected(ask)).await.is_err() {
             return End::Stopped;
         }
         let greeting = tokio::time::timeout(GREETING_TIME, answer).await.ok().and_then(Result::ok);
-        self.connected.send_replace(true);
         let steps = mail.connected(greeting);
         if let Err(broken) = self.perform(steps, socket).await {
             return broken.into();
@@ -93,7 +92,7 @@ impl Task {
                 () = sleep_until(wake) => mail.tick(),
                 Ok(()) = self.identity.changed() => {
                     if self.has_other_identity(leaf) {
-                        leaving.get_or_insert_with(|| Instant::now() + SETTLE_TIME);
+                        leaving.get_or_insert_with(|| Instant::now() + self.times.settle);
                     }
                     continue;
                 }

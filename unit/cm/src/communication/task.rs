@@ -16,8 +16,6 @@ use super::sealed::Opener;
 use super::serving::{End, close};
 use super::{CloudState, Event, Inbox, Stored};
 
-/// A link that lived this long was a good one: attempts start anew.
-const GOOD_LINK: Duration = Duration::from_mins(1);
 /// Units that a cloud sends away come back within this time, or within the pause that it wished.
 const SPREAD: Duration = Duration::from_secs(1);
 
@@ -96,7 +94,7 @@ impl Task {
                         return;
                     }
                     self.disconnected(&mut mail).await;
-                    let good = started.elapsed() >= GOOD_LINK;
+                    let good = started.elapsed() >= self.times.good;
                     self.after(&end, good, &mut pauses)
                 }
                 Attempt::Failed(error) => {

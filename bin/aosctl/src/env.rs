@@ -70,7 +70,12 @@ async fn resolved(cloud: &Cloud, scope: &Scope) -> Result<Value> {
 async fn current(cloud: &Cloud, unit: &str) -> Result<Vec<Value>> {
     let set = cloud.get(&path(unit)?).await?;
     let entries = elements(&set["items"]).iter().map(|entry| {
-        let mut kept = json!({ "variables": entry["variables"] });
+        // What has ended is gone on the Unit already, and the cloud takes no end in the past.
+        let live = elements(&entry["variables"]).iter().filter(|variable| {
+            let end = text(variable, "/ttl").parse::<jiff::Timestamp>();
+            end.map_or(true, |end| end > jiff::Timestamp::now())
+        });
+        let mut kept = json!({ "variables": live.collect::<Vec<_>>() });
         for (key, value) in
             [("item", &entry["item"]["id"]), ("subject", &entry["subject"]), ("instance", &entry["instance"])]
         {
@@ -80,7 +85,7 @@ async fn current(cloud: &Cloud, unit: &str) -> Result<Vec<Value>> {
         }
         kept
     });
-    Ok(entries.collect())
+    Ok(entries.filter(|entry| !elements(&entry["variables"]).is_empty()).collect())
 }
 
 fn same_scope(entry: &Value, scope: &Value) -> bool {

@@ -1,16 +1,12 @@
-//! Moving all Units away from this gateway before it is taken down, and letting them come back; metrics.
+//! Moving all Units away from this gateway before it is taken down, and letting them come back.
 
 use std::time::Duration;
 
 use aos_cloud_gateway::Gateway;
-use aos_cloud_metrics::{CONTENT_TYPE as METRICS, Metrics};
 use aos_cloud_store::{AuditEntry, Role};
+use axum::Json;
 use axum::extract::State;
-use axum::response::IntoResponse as _;
-use axum::routing::get;
-use axum::{Json, Router};
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -70,13 +66,4 @@ async fn note(api: &Api, caller: &Caller, action: &'static str, detail: String) 
 
 fn shown(gateway: &Gateway) -> Value {
     json!({"draining": gateway.is_draining(), "sessions": gateway.metrics().sessions()})
-}
-
-/// The route of the metrics listener. It asks for no certificate: only who may reach the address sees them.
-pub fn metrics_routes(metrics: Metrics) -> Router {
-    let answer = move || {
-        let text = metrics.render();
-        async move { ([(CONTENT_TYPE, METRICS)], text).into_response() }
-    };
-    Router::new().route("/metrics", get(answer))
 }

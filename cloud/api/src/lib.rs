@@ -47,7 +47,6 @@ use tower::ServiceExt as _;
 
 pub use accounts::{hash_token, new_token};
 pub use error::ApiError;
-pub use gateway::metrics_routes;
 pub use uploads::upload_routes;
 
 /// What the API works with. Cheap to clone.

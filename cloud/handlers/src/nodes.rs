@@ -16,7 +16,8 @@ use crate::renewals::node_identity;
 use crate::status::unit_state;
 
 impl Flows {
-    /// Has a Unit provision one of its nodes. Without a password the one known for the node is used.
+    /// Has a Unit provision one of its nodes. Without a password the one known for the node is used, or a
+    /// fresh one that is kept.
     pub async fn provision_node(
         &self,
         unit_id: &str,
@@ -49,9 +50,19 @@ impl Flows {
                 let unit = served(work, &unit_id)?;
                 check_node(work, &unit, &node)?;
                 let known = flows.passwords(work, &unit)?.remove(&node);
-                let password = password.or(known).ok_or_else(|| {
-                    FlowError::Invalid(format!("the owner password of node '{node}' is not known: give it"))
-                })?;
+                let password = match (password.or(known), kind) {
+                    (Some(password), _) => password,
+                    (None, NodeTaskKind::Provision) => {
+                        // Kept at once: the token that it opens may exist when the rest fails.
+                        let fresh = fresh_password()?;
+                        flows.keep_password(work, &unit, &node, &fresh)?;
+                        fresh
+                    }
+                    (None, NodeTaskKind::Deprovision) => {
+                        let text = format!("the owner password of node '{node}' is not known: give it");
+                        return Err(FlowError::Invalid(text));
+                    }
+                };
                 let task = NodeTask {
                     id: Uuid::new_v4().to_string(),
                     node_id: node.clone(),
@@ -280,4 +291,12 @@ fn node_type(work: &Work<'_>, unit: &Unit, node: &str) -> Result<String, FlowErr
     let state = unit_state(work, &unit.id)?;
     let found = state.nodes.iter().find(|known| known.value.identity.key() == Some(node));
     Ok(found.and_then(|known| known.value.node_group_subject.key()).unwrap_or_default().to_owned())
+}
+
+/// 20 hexadecimal digits: 80 bits, short enough for every token.
+fn fresh_password() -> Result<String, FlowError> {
+    let mut bytes = [0; 10];
+    let drawn = aws_lc_rs::rand::fill(&mut bytes);
+    drawn.map_err(|_| FlowError::Pki(aos_cloud_pki::PkiError::Crypto("draw a password")))?;
+    Ok(hex::encode(bytes))
 }

@@ -14,12 +14,24 @@ use crate::unit_config::architecture;
 pub const PORT: u16 = 8080;
 const PROGRAM: &str = "/bin/busybox";
 
+/// What the service with handles does at its start: a line for the log, then it serves everything it sees.
+const START: &str =
+    "echo \"service starts with LEVEL=${LEVEL:-none}\"\nexec /bin/busybox httpd -f -p 8080 -h /\n";
+/// Handles, each a script of the web server: name and what it does with the text of the question.
+const HANDLES: [(&str, &str); 4] = [
+    ("say", "echo \"$QUERY_STRING\" >&2"),
+    ("env", "/bin/busybox env"),
+    ("state", "printf '%s' \"$QUERY_STRING\" >/state.dat"),
+    ("storage", "printf '%s' \"$QUERY_STRING\" >/storage/note"),
+];
+
 /// A version of the service, ready to be published.
 #[derive(Debug)]
 pub struct HttpService {
     codename: String,
     root: PathBuf,
     config: PathBuf,
+    command: String,
 }
 
 impl HttpService {
@@ -49,7 +61,39 @@ impl HttpService {
         };
         write(&config, &document.to_string())?;
         write(&root.join("www/index.html"), &format!("{page}\n"))?;
-        Ok(Self { codename: codename.to_owned(), root, config })
+        let command = format!("{PROGRAM} httpd -f -p {PORT} -h /www");
+        Ok(Self { codename: codename.to_owned(), root, config, command })
+    }
+
+    /// Makes the root file system of a service with state and storage that can be worked from outside:
+    /// `/cgi-bin/say?TEXT` logs a line, `/cgi-bin/env` shows its environment, `/cgi-bin/state?TEXT` and
+    /// `/cgi-bin/storage?TEXT` write; `/state.dat` and `/storage/note` are what it sees of them.
+    pub fn with_handles(dir: &Path, codename: &str) -> Result<Self> {
+        let mut service = Self::new(dir, codename, "handles")?;
+        let folder = service.root.join("cgi-bin");
+        fs::create_dir_all(&folder).tried(|| format!("cannot make {}", folder.display()))?;
+        let script = |path: &Path, text: &str| -> Result<()> {
+            fs::write(path, text).tried(|| format!("cannot write {}", path.display()))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+                .tried(|| format!("cannot make {} executable", path.display()))
+        };
+        for (name, action) in HANDLES {
+            let text = format!("#!{PROGRAM} sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\n{action}\n");
+            script(&folder.join(name), &text)?;
+        }
+        script(&service.root.join("bin/start"), START)?;
+        service.command = format!("{PROGRAM} sh /bin/start");
+        service.set_config(&json!({
+            "author": "AosEdge demo",
+            "hostname": codename,
+            "baseLayerIsNodeRootfs": false,
+            "runtimes": [{"codename": "crun"}, {"codename": "runc"}],
+            "quotas": {
+                "ramLimit": 64 << 20, "pidsLimit": 32, "noFileLimit": 256,
+                "stateLimit": 64 << 10, "storageLimit": 1 << 20,
+            },
+        }))?;
+        Ok(service)
     }
 
     /// Its codename.
@@ -65,14 +109,13 @@ impl HttpService {
 
     /// The arguments of `aosctl` that publish it as `version`.
     pub fn publish_args(&self, version: &str) -> Vec<String> {
-        let command = format!("/bin/busybox httpd -f -p {PORT} -h /www");
         let words = [
             "item",
             "publish",
             "--rootfs",
             &self.root.display().to_string(),
             "--cmd",
-            &command,
+            &self.command,
             "--arch",
             architecture(),
             "--codename",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aos_testbed::{Daemon, HttpService, Result, Site, Stage, wait_for_or_last};
+use aos_testbed::{Daemon, HttpService, Result, Site, Stage, http, service, wait_for_or_last};
 use serde_json::{Value, json};
 
 /// No step of a test takes longer.
@@ -71,8 +71,15 @@ impl Scene {
             .configure(Daemon::Cm, |document| {
                 document["alerts"] = json!({"sendPeriod": "300ms"});
                 document["monitoring"] = json!({"sendPeriod": "1s", "pollPeriod": "1s"});
+                document["stateChangeDelay"] = json!("500ms");
                 document["launcher"] = json!({"checkOverrideEnvVarsPeriod": "1s"});
                 change(document);
+            })
+            .unwrap();
+        stage
+            .unit
+            .configure(Daemon::Sm, |document| {
+                document["monitoring"] = json!({"pollPeriod": "1s", "averageWindow": "1s"});
             })
             .unwrap();
         stage.unit.start_all().unwrap();
@@ -95,6 +102,39 @@ impl Scene {
         self.active(version);
     }
 
+    /// Lets the Unit run the service that can be worked from outside.
+    pub fn deploy_handles(&mut self) {
+        let dir = self.stage.site.dir().join("handles");
+        let service = HttpService::with_handles(&dir, ITEM).unwrap();
+        service.publish(&self.stage.operator, "1.0.0").unwrap();
+        self.stage.operator.run(&["assign", UNIT, ITEM]).unwrap();
+        self.active("1.0.0");
+        self.until("the service to answer", || self.try_ask("/cgi-bin/env").map(|_| ()));
+    }
+
+    fn try_ask(&self, path: &str) -> std::result::Result<String, String> {
+        let link = self.stage.unit.link_to_service(service::PORT, LIMIT).map_err(|e| e.to_string())?;
+        let answer = http::get(link.address(), path, Duration::from_secs(2)).map_err(|e| e.to_string())?;
+        if answer.status == 200 {
+            Ok(answer.text())
+        } else {
+            Err(format!("{}: {}", answer.status, answer.text()))
+        }
+    }
+
+    /// What the service answers; a write is repeated until it took place.
+    pub fn ask(&self, path: &str) -> String {
+        self.until(path, || self.try_ask(path))
+    }
+
+    /// Waits until the service answers what `wanted` likes.
+    pub fn wait_answer(&self, path: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.until(path, || {
+            let text = self.try_ask(path)?;
+            if wanted(&text) { Ok(text) } else { Err(text) }
+        })
+    }
+
     pub fn active(&mut self, version: &str) -> Value {
         let waited = self.stage.wait_active(ITEM, version, LIMIT);
         self.expect(waited)
@@ -110,7 +150,16 @@ impl Scene {
     /// Ends of all logs.
     pub fn tails(&self) -> String {
         let cloud = aos_testbed::process::tail(self.stage.cloud.log(), 30);
-        format!("{}--- cloud\n{cloud}\n", self.stage.unit.log_tails(30))
+        let frames = self.frames();
+        let last: String = frames
+            .iter()
+            .skip(frames.len().saturating_sub(24))
+            .map(|frame| {
+                let text: String = frame.data().to_string().chars().take(400).collect();
+                format!("{:?} {} {text}\n", frame.way, frame.txn())
+            })
+            .collect();
+        format!("{}--- cloud\n{cloud}\n--- messages\n{last}", self.stage.unit.log_tails(30))
     }
 
     /// `aosctl --output json` with these words.

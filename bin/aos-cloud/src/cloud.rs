@@ -22,6 +22,7 @@ use rustls::sign::CertifiedKey;
 use serde_json::Value;
 
 use crate::endpoints::{Endpoints, authority, last, prepare, reachable, with_last_port};
+use crate::metrics::MetricsListener;
 use crate::options::RunOptions;
 
 /// Time for requests under way when the cloud stops.
@@ -75,12 +76,17 @@ impl Cloud {
             bind("units", &options.listen_units, &before, &for_units, options.limits.connections()).await?;
         let api = bind("api", &options.listen_api, &before, &for_users, CLIENT_LIMITS).await?;
         let blob = bind("blobs", &options.listen_blobs, &before, &for_blobs, CLIENT_LIMITS).await?;
+        let told = match &options.listen_metrics {
+            Some(address) => Some(MetricsListener::bind(address).await?),
+            None => None,
+        };
         let domain = pki.domain().to_owned();
         let units_authority = authority(&domain, units.local_addr().port());
         let endpoints = Endpoints {
             units: reachable(units.local_addr(), &domain),
             api: reachable(api.local_addr(), &domain),
             blobs: reachable(blob.local_addr(), &domain),
+            metrics: told.as_ref().map(|told| told.local_addr().to_string()),
             discovery_url: format!("https://{units_authority}/sd/v7/"),
         };
 
@@ -114,6 +120,10 @@ impl Cloud {
         });
         let metrics = Metrics::new();
         metrics.show_listener(units.counts());
+        if let Some(told) = told {
+            let metrics = metrics.clone();
+            tree.spawn("metrics", |stop| told.serve(metrics, stop));
+        }
         let addresses = Addresses {
             blobs: format!("https://{}", authority(&domain, blob.local_addr().port())),
             discovery: endpoints.discovery_url.clone(),

@@ -17,6 +17,8 @@ pub struct Endpoints {
     pub api: String,
     /// Blob downloads, `host:port`.
     pub blobs: String,
+    /// Metrics, `address:port`, when they are told.
+    pub metrics: Option<String>,
     /// Service discovery address in the certificates of Units.
     pub discovery_url: String,
 }
@@ -29,6 +31,7 @@ impl Endpoints {
             "units": self.units,
             "api": self.api,
             "blobs": self.blobs,
+            "metrics": self.metrics,
             "discovery_url": self.discovery_url,
         });
         aos_durable::write_atomic(path, format!("{text:#}\n").as_bytes(), 0o644)?;

@@ -4,6 +4,7 @@
 
 mod cloud;
 mod endpoints;
+mod metrics;
 mod options;
 
 use std::time::Duration;

@@ -82,7 +82,23 @@ pub(crate) fn grant(
     Ok(Granted { serial: signed.serial, chain: signed.chain })
 }
 
-/// A serial number as the record has it: lower-case digits without leading zeros.
+/// A serial number as the record has it, whatever digits a Unit writes for it; no number is empty.
 pub(crate) fn plain_serial(told: &str) -> String {
-    told.trim().trim_start_matches('0').to_ascii_lowercase()
+    let digits = told.trim();
+    let even = if digits.len() % 2 == 0 { digits.to_owned() } else { format!("0{digits}") };
+    hex::decode(even).map(|bytes| aos_cloud_pki::serial_text(&bytes)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain_serial;
+
+    #[test]
+    fn serial_numbers_are_compared_by_value() {
+        for told in ["0a1b", "A1B", "a1b", " 000A1B\n"] {
+            assert_eq!(plain_serial(told), "0a1b");
+        }
+        assert_eq!(plain_serial(""), "");
+        assert_eq!(plain_serial("0x12"), "");
+    }
 }

@@ -34,3 +34,6 @@ pub use log_content::LogContent;
 pub use logs::NewLogRequest;
 pub use renewals::NewRenewal;
 pub use uploads::{LogUpload, MAX_UPLOAD};
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aos_durable::{Database, Migrations};
 use rusqlite::Connection;
@@ -91,6 +92,15 @@ impl Store {
     /// Opens the database at `path`, bringing its schema up to date, and starts the owning thread. Received
     /// logs lie in the folder `logs` beside it. All Units are offline until their sessions open again.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_observed(path, |_, _| {})
+    }
+
+    /// Like [`Store::open`]; `on_commit` learns of every commit how long it took, with the jobs in it, and how
+    /// many these were. It runs on the owning thread.
+    pub fn open_observed(
+        path: &Path,
+        on_commit: impl Fn(Duration, usize) + Send + 'static,
+    ) -> Result<Self, StoreError> {
         let connection = Database::open(path, &Migrations::new(SCRIPTS)).map_err(StoreError::Open)?;
         connection.set_prepared_statement_cache_capacity(128);
         connection
@@ -99,8 +109,14 @@ impl Store {
         let files = Arc::new(LogFiles::open(&path.with_file_name("logs"), &connection)?);
         let (wake, deadline) = watch::channel(i64::MAX);
         let (orders, queue) = mpsc::channel(QUEUE);
-        let (watched, files_of_thread) = (HashMap::new(), Arc::clone(&files));
-        let owner = Owner { connection, watched, sweep_at: FIRST_SWEEP, wake, files: files_of_thread };
+        let owner = Owner {
+            connection,
+            watched: HashMap::new(),
+            sweep_at: FIRST_SWEEP,
+            wake,
+            files: Arc::clone(&files),
+            on_commit: Box::new(on_commit),
+        };
         std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || owner.run(queue))
@@ -195,6 +211,7 @@ struct Owner {
     sweep_at: usize,
     wake: watch::Sender<i64>,
     files: Arc<LogFiles>,
+    on_commit: Box<dyn Fn(Duration, usize) + Send>,
 }
 
 impl Owner {
@@ -229,6 +246,7 @@ impl Owner {
     fn commit(&mut self, batch: Vec<Job>) {
         let mut jobs = batch.into_iter().peekable();
         while jobs.peek().is_some() {
+            let begin = Instant::now();
             let mut answers = Vec::new();
             let mut touched = Touched::default();
             let mut outcome =
@@ -251,6 +269,7 @@ impl Owner {
                 }
             }
             if outcome.is_ok() {
+                (self.on_commit)(begin.elapsed(), answers.len());
                 self.tell(touched);
             }
             for answer in answers {

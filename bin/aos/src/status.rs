@@ -51,6 +51,7 @@ fn describe(node: &Value, silent: &[&str]) -> String {
         "cloud",
         ["/cloud/state", "/cloud/url", "/cloud/lastError"].map(|p| text(cm, p)).join(" ").trim().to_owned(),
     );
+    fact("messages", messages(&cm["cloud"]));
     fact("update", text(cm, "/update/state"));
     fact("not running", silent.join(", "));
     let mut out = table(&["UNIT", ""], &facts);
@@ -85,6 +86,31 @@ fn describe(node: &Value, silent: &[&str]) -> String {
     out
 }
 
+/// Messages between the Unit and its cloud, with what went wrong only when something did.
+fn messages(cloud: &Value) -> String {
+    let counters = &cloud["counters"];
+    if !counters.is_object() {
+        return String::new();
+    }
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    let sum = |values: &Value| values.as_object().into_iter().flatten().map(|(_, value)| number(value)).sum();
+    let mut words = vec![
+        format!("{} waiting", number(&cloud["queued"])),
+        format!("{} kept", number(&cloud["kept"])),
+        format!("{} sent", number(&counters["sent"])),
+        format!("{} received", number(&counters["received"])),
+        format!("{} connections", number(&counters["connections"])),
+    ];
+    let wrong = [
+        ("resent", number(&counters["resent"])),
+        ("parked", number(&counters["parked"])),
+        ("dropped", sum(&counters["dropped"])),
+        ("refused", sum(&counters["refused"])),
+    ];
+    words.extend(wrong.iter().filter(|(_, count)| *count > 0).map(|(word, count)| format!("{count} {word}")));
+    words.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,12 +120,15 @@ mod tests {
         let node = serde_json::json!({
             "iam": { "nodeId": "n1", "state": "provisioned",
                 "certificates": [{ "type": "online", "serial": "0a", "notAfter": "2036-01-01T00:00:00Z" }] },
-            "cm": { "systemId": "unit-1", "cloud": { "state": "connected", "url": "wss://c/ws/v7/" } },
+            "cm": { "systemId": "unit-1", "cloud": { "state": "connected", "url": "wss://c/ws/v7/",
+                "queued": 3, "kept": 2, "counters": { "connections": 1, "sent": 9, "resent": 0, "received": 8,
+                "parked": 0, "dropped": { "noAck": 1, "queueFull": 2 }, "refused": { "invalid": 0 } } } },
         });
         let text = describe(&node, &["sm"]);
         for part in [
             "unit-1",
             "connected wss://c/ws/v7/",
+            "3 waiting, 2 kept, 9 sent, 8 received, 1 connections, 3 dropped\n",
             "n1 provisioned",
             "2036-01-01T00:00:00Z",
             "not running  sm",

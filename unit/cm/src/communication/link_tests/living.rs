@@ -238,6 +238,35 @@ async fn a_new_certificate_ends_waiting() {
     peer.greeted().await;
 }
 
+// D10: text frames and fragments are taken as well as whole binary frames.
+#[tokio::test]
+async fn messages_come_in_any_frames() {
+    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+    let (discovery, sockets) = cloud().await;
+    let mut rig = Rig::new(Setup { discovery: discovery.url(), ..Setup::default() });
+    let (mut peer, ()) = tokio::join!(sockets.accept(), rig.greet());
+    peer.greeted().await;
+    let wish = || {
+        let body = Body::DesiredStatus(aos_cloud_protocol::DesiredStatus::default());
+        let envelope = Envelope::new(unit(), jiff::Timestamp::now(), body);
+        (envelope.header.txn.clone(), aos_cloud_protocol::write(&envelope).unwrap())
+    };
+    let (text, bytes) = wish();
+    peer.socket.send(Message::text(String::from_utf8(bytes).unwrap())).await.unwrap();
+    let (parts, bytes) = wish();
+    let thirds: Vec<&[u8]> = bytes.chunks(bytes.len() / 3 + 1).collect();
+    for (n, part) in thirds.iter().enumerate() {
+        let code = OpCode::Data(if n == 0 { Data::Binary } else { Data::Continue });
+        let frame = Frame::message(part.to_vec(), code, n + 1 == thirds.len());
+        peer.socket.send(Message::Frame(frame)).await.unwrap();
+    }
+    for txn in [text, parts] {
+        let event = rig.event().await;
+        assert!(matches!(&event, Event::Message(message) if message.header.txn == txn), "{event:?}");
+    }
+}
+
 // Each refusal is counted by its reason.
 #[tokio::test]
 async fn refused_frames_are_counted() {

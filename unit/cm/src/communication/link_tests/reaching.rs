@@ -35,7 +35,7 @@ async fn what_is_asked_and_sent() {
     assert!(peer.next().await.is_none(), "a polite end");
 }
 
-// Each address once, in their order, with pauses that grow; then discovery again.
+// D8: each address once, in their order, with pauses that grow; then discovery again.
 #[tokio::test]
 async fn addresses_are_tried_in_turn_and_then_discovery() {
     let (refusing, good) = (Sockets::new().await, Sockets::new().await);
@@ -53,7 +53,7 @@ async fn addresses_are_tried_in_turn_and_then_discovery() {
     assert_eq!(discovery.asked.lock().unwrap().len(), 2);
 }
 
-// 401 throws the whole answer away: the next attempt asks again, and has another token.
+// D8: 401 throws the whole answer away: the next attempt asks again, and has another token.
 #[tokio::test]
 async fn an_unauthorised_upgrade_asks_anew() {
     let (first, second) = (Sockets::new().await, Sockets::new().await);
@@ -108,7 +108,7 @@ async fn the_cloud_may_ask_to_come_later() {
     let _ = tokio::join!(sockets.accept(), rig.greet());
 }
 
-// The code as number, as text, as name in any letter case, and none.
+// D4: the code as number, as text, as name in any letter case, and none.
 #[tokio::test]
 async fn a_good_code_in_any_form_connects() {
     for code in [json!(0), json!("0"), json!("NoError"), json!("NOERROR"), json!(0.0), json!(null)] {
@@ -120,7 +120,7 @@ async fn a_good_code_in_any_form_connects() {
     }
 }
 
-// Whatever cannot be used is a failure: a pause, then the next question. Nobody connects.
+// D5: whatever cannot be used is a failure: a pause, then the next question. Nobody connects.
 #[tokio::test]
 async fn useless_answers_back_off() {
     let sockets = Sockets::new().await;
@@ -151,7 +151,7 @@ async fn useless_answers_back_off() {
     futures_util::future::join_all(attempts).await;
 }
 
-// CM-22
+// CM-22, D6
 #[tokio::test]
 async fn the_first_pause_is_what_the_cloud_wishes() {
     let addresses = [dead().await, dead().await];
@@ -182,7 +182,7 @@ async fn a_good_link_comes_back_at_once() {
     assert_eq!(discovery.asked.lock().unwrap().len(), 1);
 }
 
-// A link that breaks early is no good one: pauses go on growing, over all rounds.
+// D9: a link that breaks early is no good one: pauses go on growing, over all rounds.
 #[tokio::test]
 async fn a_link_that_breaks_early_does_not_shorten_pauses() {
     let (discovery, sockets) = cloud().await;

@@ -1,6 +1,7 @@
 //! The cloud as a process on the host, on ports of its own choice.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -45,17 +46,30 @@ pub struct Cloud {
     log: PathBuf,
     endpoints: Endpoints,
     process: Option<Process>,
+    /// Further arguments of the program.
+    more: Vec<String>,
 }
 
 impl Cloud {
     /// Starts a new cloud with empty data in `site`.
     pub fn start(site: &Site) -> Result<Self> {
+        Self::start_with(site, &[])
+    }
+
+    /// Starts a cloud in `site` with further arguments; its data may be there already.
+    pub fn start_with(site: &Site, more: &[&str]) -> Result<Self> {
         let data = site.dir().join("cloud");
         fs::create_dir_all(&data).tried(|| format!("cannot make {}", data.display()))?;
         let log = site.dir().join("cloud.log");
         let any = "127.0.0.1:0".to_owned();
         let anywhere = Endpoints { units: any.clone(), api: any.clone(), blobs: any };
-        let mut cloud = Self { data, log, endpoints: anywhere, process: None };
+        let mut cloud = Self {
+            data,
+            log,
+            endpoints: anywhere,
+            process: None,
+            more: more.iter().map(|word| (*word).to_owned()).collect(),
+        };
         cloud.run(site)?;
         Ok(cloud)
     }
@@ -71,6 +85,8 @@ impl Cloud {
         command.args(["--listen-units", &self.endpoints.units]);
         command.args(["--listen-api", &self.endpoints.api]);
         command.args(["--listen-blobs", &self.endpoints.blobs]);
+        command.args(["--listen-metrics", "127.0.0.1:0"]);
+        command.args(&self.more);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = Process::start("aos-cloud", command, &self.log)?;
         site.register_process(process.child())?;
@@ -111,6 +127,17 @@ impl Cloud {
     /// Its REST address.
     pub fn url(&self) -> Result<String> {
         Ok(format!("https://localhost:{}", port(&self.endpoints.api)?))
+    }
+
+    /// Where it tells its metrics. They move with a restart.
+    pub fn metrics(&self) -> Result<SocketAddr> {
+        let file = self.data.join("endpoints.json");
+        let what = || format!("cannot read {}", file.display());
+        let text = fs::read_to_string(&file).tried(what)?;
+        let document: Value =
+            serde_json::from_str(&text).map_err(|source| Error::Json { what: what(), source })?;
+        let address = document.get("metrics").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        address.ok_or_else(|| Error::Unexpected("endpoints.json names no metrics".to_owned()))
     }
 
     /// Its root certificate.

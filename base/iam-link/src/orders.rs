@@ -152,6 +152,12 @@ impl Orders {
         };
         let response = answer_within(SHORT, call, client.apply_cert(request)).await?;
         checked(call, response.error)?;
-        Ok(response.cert_info.unwrap_or_default().serial)
+        Ok(serial_of(response.cert_info.unwrap_or_default().serial))
     }
+}
+
+/// Serial number as bytes. The field carries hexadecimal text, upstream's as well as ours; bytes that are no
+/// such text are taken as they are.
+fn serial_of(told: Vec<u8>) -> Vec<u8> {
+    hex::decode(&told).unwrap_or(told)
 }

@@ -39,6 +39,8 @@ pub(crate) struct Admitted {
     pub(crate) system_id: SystemId,
     /// End of the certificate's validity, seconds since 1970 UTC.
     pub(crate) not_after: i64,
+    /// The certificate's serial number.
+    pub(crate) serial: Box<str>,
 }
 
 impl FromRequestParts<Gateway> for Admitted {
@@ -85,5 +87,6 @@ async fn admit(gateway: &Gateway, peer: Option<&ConnectionPeer>) -> Result<Admit
         .ok_or(Refusal::forbidden("the Unit is not provisioned"))?;
     let system_id = SystemId::new(unit.system_uid.as_str())
         .map_err(|_| Refusal::forbidden("the Unit has no usable system id"))?;
-    Ok(Admitted { unit, system_id, not_after: certificate.not_after })
+    let serial = certificate.serial.into();
+    Ok(Admitted { unit, system_id, not_after: certificate.not_after, serial })
 }

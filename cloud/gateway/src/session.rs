@@ -46,6 +46,8 @@ struct Running {
     core: Session,
     origin: Origin,
     not_after: i64,
+    /// Serial number of the certificate shown.
+    serial: Box<str>,
     signal: watch::Receiver<UnitSignal>,
     phase: watch::Receiver<Phase>,
     target: i64,
@@ -118,6 +120,8 @@ async fn open(
     config.dead_after = DEAD_AFTER;
     config.undecided = MAX_HANDLED;
     config.remembered = REMEMBERED;
+    // The Unit can show this certificate, so those it replaces are not needed any more.
+    inner.store.certificate_used(&unit_id, &admitted.serial).await?;
     let now = Instant::now();
     let target = signal.borrow().target;
     Ok(Box::new(Running {
@@ -126,6 +130,7 @@ async fn open(
         core: Session::new(config, []),
         origin: Origin { unit_id, system_id: admitted.system_id, session },
         not_after: admitted.not_after,
+        serial: admitted.serial,
         signal,
         phase: inner.phase.subscribe(),
         target,

@@ -3,7 +3,7 @@
 
 mod common;
 
-use aos_testbed::Secondary;
+use aos_testbed::{Daemon, Secondary, process};
 use common::{LIMIT, Scene, UNIT, Way};
 use serde_json::{Value, json};
 
@@ -83,10 +83,11 @@ fn second_node(scene: &mut Scene) {
     scene.until("the second node to be linked", || {
         second.check_running().map_err(|error| error.to_string())?;
         let node = node(scene, "second");
-        if node["is_connected"] == true && node["status"] == "provisioned" {
+        let log = process::tail(&scene.stage.unit.log(Daemon::Iam), 5);
+        if log.contains("node second is connected and provisioned") && node["status"] == "provisioned" {
             Ok(())
         } else {
-            Err(node.to_string())
+            Err(format!("{node}\n{}", process::tail(&second.log(), 20)))
         }
     });
 

@@ -40,6 +40,8 @@ pub(super) struct Message {
     bytes: usize,
     since: Instant,
     full_status: bool,
+    /// It tells that certificates were installed.
+    installed: bool,
     /// Its part of the memory for large messages.
     _share: Option<OwnedSemaphorePermit>,
 }
@@ -102,6 +104,7 @@ impl Running {
             bytes: self.frame.bytes,
             since: self.frame.since,
             full_status: matches!(&envelope.body, Body::UnitStatus(status) if !status.is_delta_info),
+            installed: matches!(&envelope.body, Body::InstallUnitCertificatesConfirmation(_)),
             _share: self.frame.share.take(),
         };
         match inner.broker.enqueue(self.origin.clone(), envelope) {
@@ -184,6 +187,10 @@ impl Running {
             if let Some(end) = self.feed(Event::send(envelope)).await? {
                 return Ok(Some(end));
             }
+        }
+        if message.installed {
+            // A Unit may have come with its new certificate before it could tell of it.
+            self.gateway.inner.store.certificate_used(&self.origin.unit_id, &self.serial).await?;
         }
         if message.full_status && self.delivery.waits_for_full_status() {
             return self.compare().await;

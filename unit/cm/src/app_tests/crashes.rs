@@ -89,6 +89,36 @@ fn answers(world: &World) -> BTreeSet<String> {
     world.cloud.seen.iter().filter(|(kind, _)| *kind == of).map(|(_, txn)| txn.clone()).collect()
 }
 
+// An answer that finds no room in the outbox is not lost in silence, and the request is not repeated for it.
+#[tokio::test]
+async fn an_answer_without_room_is_reported() {
+    in_time!(async {
+        let mut world = World::new().await;
+        world.cloud.connected().await;
+        let db = rusqlite::Connection::open(world.config.database()).unwrap();
+        let fill = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1000)
+                    INSERT INTO outbox (txn, kind, frame) SELECT 'row ' || n, 'newState', x'' FROM n";
+        db.execute(fill, []).unwrap();
+        let txn = world.cloud.send(Body::OverrideEnvVars(OverrideEnvVars { items: vec![] })).await;
+        loop {
+            if let Body::Alerts(alerts) = world.cloud.next().await.body {
+                let aos_cloud_protocol::Alert::CoreAlert(alert) = &alerts.items[0] else {
+                    panic!("{alerts:?}")
+                };
+                assert_eq!(alert.core_component, "CM");
+                assert!(
+                    alert.message.starts_with("overrideEnvVarsStatus for the cloud is lost"),
+                    "{alert:?}"
+                );
+                break;
+            }
+        }
+        world.cloud.acknowledged(&txn).await;
+        assert!(answers(&world).is_empty());
+        assert_eq!(count(&world, "outbox", ""), 1000);
+    });
+}
+
 // Alerts and samples wait where they are while there is no link; with the link they come.
 #[tokio::test]
 async fn without_a_link_nothing_is_handed_over() {

@@ -179,6 +179,12 @@ mod tests {
         assert!(choose(&configured("ftp://x"), None).is_err());
         let bare = Configured { overriding: "https://o:1".into(), fallback: String::new() };
         assert_eq!(choose(&bare, None).unwrap().as_str(), "https://o:1/sd/v7/");
+        // Scheme, host, port and query are those of the URL that is chosen.
+        assert_eq!(chosen("http://over:5/x?fleet=a", None), "http://over:5/sd/v7/?fleet=a");
+        let named = certificate(None, Some("http://named.example/x?fleet=b"));
+        assert_eq!(chosen("", Some(&named)), "http://named.example/sd/v7/?fleet=b");
+        let pathless = Configured { overriding: String::new(), fallback: "https://fall.back".into() };
+        assert_eq!(choose(&pathless, Some(&named)).unwrap().path(), "/");
         // Without any configured URL the certificate alone names the cloud.
         let none = Configured { overriding: String::new(), fallback: String::new() };
         assert_eq!(choose(&none, Some(&both)).unwrap().as_str(), "https://named.example:9443/sd/v7/");

@@ -170,6 +170,11 @@ impl Mail {
         self.alive()
     }
 
+    /// A frame came that WebSocket forbids, or that is too long.
+    pub fn violated(&mut self) {
+        self.counters.refused.violated += 1;
+    }
+
     /// Something else came.
     pub fn alive(&mut self) -> Vec<Step> {
         self.feed(Input::PeerAlive)

@@ -119,8 +119,16 @@ impl Task {
         let closed = "closed by the cloud";
         let bytes = match frame {
             None => return Err(End::Lost(closed.to_owned())),
-            Some(Err(WsError::Capacity(error))) => return Err(End::Lost(format!("{TOO_BIG}: {error}"))),
-            Some(Err(error)) => return Err(End::Lost(chain(&error))),
+            Some(Err(error)) => {
+                if matches!(error, WsError::Capacity(_) | WsError::Protocol(_) | WsError::Utf8(_)) {
+                    mail.violated();
+                    self.publish(mail);
+                }
+                return Err(End::Lost(match error {
+                    WsError::Capacity(error) => format!("{TOO_BIG}: {error}"),
+                    error => chain(&error),
+                }));
+            }
             Some(Ok(Message::Binary(bytes))) => bytes,
             Some(Ok(Message::Text(text))) => bytes::Bytes::from(text),
             Some(Ok(Message::Close(frame))) => {

@@ -115,6 +115,8 @@ pub struct Refused {
     pub overload: u64,
     /// An envelope that could not be opened.
     pub enveloped: u64,
+    /// Broke WebSocket, or was too long: it ended the link.
+    pub violated: u64,
 }
 
 impl Refused {

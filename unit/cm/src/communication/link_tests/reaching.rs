@@ -120,6 +120,20 @@ async fn a_good_code_in_any_form_connects() {
     }
 }
 
+// D18: keys in any letter case, null as nothing, numbers as text, unknown keys.
+#[tokio::test]
+async fn an_odd_answer_is_read() {
+    let sockets = Sockets::new().await;
+    let body = json!({
+        "ConnectionINFO": [sockets.url()], "AUTHTOKEN": null, "NextRequestDelay": "1000", "version": "7",
+        "systemId": null, "unheardOf": {"a": 1},
+    });
+    let discovery = Discovery::new([(200, body.to_string())]).await;
+    let mut rig = rig(&discovery);
+    let (peer, ()) = tokio::join!(sockets.accept(), rig.greet());
+    assert!(!peer.headers.contains("authorization"), "{}", peer.headers);
+}
+
 // D5: whatever cannot be used is a failure: a pause, then the next question. Nobody connects.
 #[tokio::test]
 async fn useless_answers_back_off() {

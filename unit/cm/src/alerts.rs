@@ -55,7 +55,8 @@ impl Waiting {
         self.add(Alert::CoreAlert(alert), now);
     }
 
-    fn add(&mut self, alert: Alert, now: Instant) {
+    /// Takes an alert as it is.
+    pub fn add(&mut self, alert: Alert, now: Instant) {
         if self.alerts.iter().any(|known| same(known, &alert)) {
             return;
         }

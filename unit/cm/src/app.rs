@@ -11,6 +11,7 @@ use aos_iam_link::{IamLink, IamLinkConfig, LinkError};
 use aos_ids::{NodeId, SystemId};
 use aos_supervise::{Shutdown, TaskTree};
 use aos_tls::IdentitySlot;
+use aos_token::Identity;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
@@ -20,6 +21,8 @@ use crate::transport::Dialer;
 use crate::updatemanager::coordinator::{self, Coordinator};
 use crate::{Config, Error, communication, database, imagemanager, networkmanager, smcontroller};
 
+/// Longest time that the link keeps its identity while certificates are being installed.
+const INSTALL_TIME: Duration = Duration::from_mins(5);
 /// Time for the orderly stop.
 const STOP_TIME: Duration = Duration::from_secs(2);
 /// Pauses between questions to an IAM that is away, from the first to the longest.
@@ -73,11 +76,13 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
     })?;
     let (system_id_sender, system_id) = watch::channel(None);
     let (main_node_sender, main_node) = watch::channel(None);
+    let (installing, is_installing) = watch::channel(false);
+    let (online_sender, online) = watch::channel(None);
 
     let sources = communication::Sources {
         roots: Arc::clone(&roots),
         slot: iam.slot(ONLINE),
-        identity: iam.identity(ONLINE),
+        identity: online,
         system_id: system_id.clone(),
         iam: iam.clone(),
     };
@@ -119,6 +124,7 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
             controller,
             sm_events,
             iam: iam.clone(),
+            installing,
             dialer,
             store,
             system_id,
@@ -142,6 +148,8 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
             result = server.run() => result,
         }
     });
+    let renewed = iam.identity(ONLINE);
+    tree.spawn("identity", |stop| until(stop, pass_on_identity(renewed, is_installing, online_sender)));
     tree.spawn("iamclient", |stop| until(stop, learn_identity(iam, system_id_sender, main_node_sender)));
     tree.spawn("communication", |stop| cloud_task.run(stop));
     Ok(tree)
@@ -151,6 +159,27 @@ async fn until(stop: Shutdown, work: impl Future<Output = ()>) {
     tokio::select! {
         () = stop.wait() => {}
         () = work => {}
+    }
+}
+
+/// Tells the link of a new identity, but not while more certificates are being installed: the cloud gets the
+/// confirmation of all of them on the link that it asked on.
+async fn pass_on_identity(
+    mut identity: watch::Receiver<Option<Arc<Identity>>>,
+    mut installing: watch::Receiver<bool>,
+    link: watch::Sender<Option<Arc<Identity>>>,
+) {
+    loop {
+        if link.borrow().is_some() {
+            let finished = installing.wait_for(|installing| !installing);
+            if tokio::time::timeout(INSTALL_TIME, finished).await.is_err() {
+                tracing::warn!("certificates are being installed for too long; the new one is used");
+            }
+        }
+        link.send_replace(identity.borrow_and_update().clone());
+        if identity.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

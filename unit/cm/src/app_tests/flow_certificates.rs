@@ -142,3 +142,26 @@ async fn a_renewal_survives_a_crash() {
         assert!(!db.windows(b"\"secret\":\"one\"".len()).any(|part| part == b"\"secret\":\"one\""));
     });
 }
+
+// CM-35, D13: the link stays until the confirmation of all certificates is acknowledged, then it is opened
+// anew with the new certificate.
+#[tokio::test]
+async fn the_confirmation_comes_before_the_new_link() {
+    in_time!(async {
+        let mut world = World::new().await;
+        world.cloud.connected().await;
+        let serial = |document: &Value| {
+            let all = document["certificates"].as_array().unwrap().clone();
+            all.into_iter().find(|one| one["type"] == "online").map(|one| one["serial"].clone())
+        };
+        let before = serial(&world.document().await);
+        world.iam.orders.hang(Some("apply main iam pem"));
+        world.cloud.send_as(issued(&[("main", "iam"), ("main", "online")]), ID).await;
+        world.iam.orders.wait_for("apply main online pem").await;
+        world.iam.renew(&world.pki, "online");
+        world.until(|document| serial(document) != before).await;
+        world.iam.orders.hang(None);
+        assert_eq!(world.confirmation().await, ["main online 0abc", "main iam 0abc"], "on the same link");
+        world.cloud.connected().await;
+    });
+}

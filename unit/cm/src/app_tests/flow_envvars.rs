@@ -47,7 +47,7 @@ impl World {
     }
 }
 
-// PRO-108, PRO-110, PRO-111, PRO-125: a set reaches the node, is answered when the node has it, and a
+// PRO-108, PRO-110, PRO-111, D33, D63: a set reaches the node, is answered when the node has it, and a
 // variable that ends is taken back; a set replaces the one before.
 #[tokio::test]
 async fn variables_reach_the_instance_and_end() {

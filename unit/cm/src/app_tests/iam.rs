@@ -144,7 +144,7 @@ impl IamPublicCertService for Iam {
     async fn get_cert(&self, request: Request<GetCertRequest>) -> Result<Response<CertInfo>, Status> {
         let request = request.into_inner();
         let wanted = |info: &CertInfo| {
-            let serial = info.serial.iter().map(|byte| format!("{byte:02X}")).collect::<String>();
+            let serial = hex::encode_upper(&info.serial);
             request.issuer.is_empty() || (request.issuer == info.issuer && request.serial == serial)
         };
         let found = self.certs.lock().unwrap().get(&request.r#type).cloned().filter(wanted);
@@ -174,7 +174,10 @@ impl IamPublicNodesService for Iam {
         Ok(Response::new(NodesId { ids: ids.collect() }))
     }
 
-    async fn get_node_info(&self, request: Request<GetNodeInfoRequest>) -> Result<Response<NodeInfo>, Status> {
+    async fn get_node_info(
+        &self,
+        request: Request<GetNodeInfoRequest>,
+    ) -> Result<Response<NodeInfo>, Status> {
         let id = request.into_inner().node_id;
         let found = Some(self.orders.main(node())).filter(|node| node.node_id == id);
         let found = found.or_else(|| self.orders.secondary().filter(|node| node.node_id == id));

@@ -83,8 +83,8 @@ impl Given {
 
     async fn given(&self, order: String) -> Option<aos_unit_api::common::v2::ErrorInfo> {
         self.all.lock().unwrap().push(order.clone());
-        if self.hanging.lock().unwrap().as_ref() == Some(&order) {
-            std::future::pending::<()>().await;
+        while self.hanging.lock().unwrap().as_ref() == Some(&order) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         self.refused.lock().unwrap().get(&order).cloned().map(Into::into)
     }

@@ -42,7 +42,13 @@ pub enum DownloadError {
 }
 
 /// Brings `partial` up to its announced size from `url`. What arrived stays when this fails or is dropped.
-pub async fn download(dialer: &Dialer, url: &str, partial: &mut PartialBlob) -> Result<(), DownloadError> {
+/// `arrived` is told how many bytes are here, at the beginning and after each piece.
+pub async fn download(
+    dialer: &Dialer,
+    url: &str,
+    partial: &mut PartialBlob,
+    arrived: impl FnMut(u64),
+) -> Result<(), DownloadError> {
     // What follows the question mark gives access.
     let wrong = || DownloadError::Url(url.split('?').next().unwrap_or_default().chars().take(200).collect());
     let url =
@@ -66,7 +72,7 @@ pub async fn download(dialer: &Dialer, url: &str, partial: &mut PartialBlob) -> 
     let mut work = std::pin::pin!(async {
         let sent = tokio::time::timeout(SILENCE, sender.send_request(request));
         let response = sent.await.map_err(|_| DownloadError::Silent)??;
-        receive(response, partial).await
+        receive(response, partial, arrived).await
     });
     tokio::select! {
         result = &mut work => result,
@@ -77,7 +83,11 @@ pub async fn download(dialer: &Dialer, url: &str, partial: &mut PartialBlob) -> 
     }
 }
 
-async fn receive(response: http::Response<Incoming>, partial: &mut PartialBlob) -> Result<(), DownloadError> {
+async fn receive(
+    response: http::Response<Incoming>,
+    partial: &mut PartialBlob,
+    mut arrived: impl FnMut(u64),
+) -> Result<(), DownloadError> {
     match response.status() {
         StatusCode::OK => partial.restart()?,
         StatusCode::PARTIAL_CONTENT if resumes_at(&response, partial.len()) => {}
@@ -89,6 +99,7 @@ async fn receive(response: http::Response<Incoming>, partial: &mut PartialBlob) 
         status => return Err(DownloadError::Status(status)),
     }
     let mut body = response.into_body();
+    arrived(partial.len());
     while !partial.is_complete() {
         let frame = tokio::time::timeout(SILENCE, body.frame()).await.map_err(|_| DownloadError::Silent)?;
         match frame {
@@ -96,6 +107,7 @@ async fn receive(response: http::Response<Incoming>, partial: &mut PartialBlob) 
             Some(frame) => {
                 if let Some(bytes) = frame?.data_ref() {
                     partial.append(bytes)?;
+                    arrived(partial.len());
                 }
             }
         }

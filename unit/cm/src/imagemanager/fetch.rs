@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use aos_backoff::Backoff;
 use aos_blob_crypto::{ChainStore, CryptoError, Decryption, Recipe, ServedDigest, SignatureInfo, unpack};
@@ -18,9 +18,12 @@ use aos_ids::Digest;
 use aos_item_format::{FormatError, Index, MAX_DOCUMENT, Manifest};
 use aos_status::{AosCode, ErrorInfo};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Event;
 use super::download::{DownloadError, download};
+use super::progress::Progress;
 use crate::communication::{BlobUrlError, Communication};
 use crate::transport::Dialer;
 
@@ -78,6 +81,8 @@ pub struct Fetcher {
     pub dialer: Dialer,
     /// Certificates of the wish, and our roots.
     pub trust: Arc<ChainStore>,
+    /// For words about downloads.
+    pub events: mpsc::Sender<Event>,
     /// Stops everything.
     pub cancel: CancellationToken,
 }
@@ -141,10 +146,22 @@ impl Fetcher {
     }
 
     async fn fetch(&self, digest: &Digest) -> Result<(), FetchError> {
+        let mut progress = Progress::new(self.events.clone(), digest);
+        let result = self.fetch_telling(digest, &mut progress).await;
+        match &result {
+            Ok(()) => progress.finished(),
+            Err(FetchError::Failed(error)) => progress.interrupted(0, error.clone(), Instant::now()),
+            Err(FetchError::Canceled) => {}
+        }
+        result
+    }
+
+    async fn fetch_telling(&self, digest: &Digest, progress: &mut Progress) -> Result<(), FetchError> {
         let (mut damaged, mut refused) = (0, 0);
         let mut backoff = Backoff::new(PAUSE.0, PAUSE.1, 0.2);
         loop {
             let info = self.ask(digest).await?;
+            progress.set_total(info.size);
             self.check_space(info.size)?;
             let mut partial = match self.downloads.partial(digest, info.size) {
                 Err(StoreError::Busy(_)) => {
@@ -153,7 +170,7 @@ impl Fetcher {
                 }
                 other => other?,
             };
-            if let Err(refusals) = self.download(digest, &info, &mut partial, &mut damaged).await? {
+            if let Err(refusals) = self.download(digest, &info, &mut partial, &mut damaged, progress).await? {
                 refused += u32::from(refusals);
                 if refused >= REFUSALS {
                     return Err(FetchError::failed(
@@ -172,6 +189,8 @@ impl Fetcher {
                 }
                 Err(error) => {
                     tracing::warn!("blob {digest} arrived damaged: {error}");
+                    let damage = ErrorInfo::new(AosCode::InvalidChecksum, error.to_string());
+                    progress.interrupted(0, damage, Instant::now());
                     note_damage(digest, &mut damaged)?;
                 }
             }
@@ -213,17 +232,22 @@ impl Fetcher {
         info: &BlobInfo,
         partial: &mut PartialBlob,
         damaged: &mut u32,
+        progress: &mut Progress,
     ) -> Result<Result<(), bool>, FetchError> {
         let mut all_refused = true;
+        let mut reason = String::new();
         for url in &info.urls {
             let result = tokio::select! {
                 () = self.cancel.cancelled() => return Err(FetchError::Canceled),
-                result = download(&self.dialer, url, partial) => result,
+                result = download(&self.dialer, url, partial, |here| {
+                    progress.running(url, here, Instant::now());
+                }) => result,
             };
             match result {
                 Ok(()) => return Ok(Ok(())),
                 Err(DownloadError::Store(StoreError::TooLong { .. })) => {
                     tracing::warn!("blob {digest} is longer than announced");
+                    "longer than announced".clone_into(&mut reason);
                     partial.restart()?;
                     note_damage(digest, damaged)?;
                     all_refused = false;
@@ -240,10 +264,13 @@ impl Fetcher {
                         partial.len(),
                         info.size
                     );
+                    reason = format!("{error}{cause}");
                     all_refused &= matches!(error, DownloadError::Status(_) | DownloadError::Url(_));
                 }
             }
         }
+        let error = ErrorInfo::new(AosCode::Failed, reason);
+        progress.interrupted(partial.len(), error, Instant::now());
         Ok(Err(all_refused))
     }
 

@@ -7,12 +7,14 @@
 pub mod book;
 mod download;
 mod fetch;
+mod progress;
 mod store;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aos_blob_crypto::ChainStore;
+use aos_cloud_protocol::DownloadProgressAlert;
 use aos_content_store::Store;
 use aos_ids::ItemId;
 use aos_status::{AosCode, ErrorInfo};
@@ -54,6 +56,8 @@ pub enum Event {
     Changed(Vec<Change>),
     /// The command with this number is done.
     Done(u64),
+    /// Word of a download.
+    Progress(DownloadProgressAlert),
 }
 
 /// Way to the task.
@@ -210,6 +214,7 @@ impl Task {
             cloud: self.cloud.clone(),
             dialer: self.dialer.clone(),
             trust: Arc::new(ChainStore::new(certificates, chains, self.roots.iter().cloned())),
+            events: self.events.clone(),
             cancel: cancel.clone(),
         };
         let results = self.fetched.0.clone();

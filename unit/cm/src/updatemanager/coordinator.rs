@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use aos_cloud_protocol::Body;
+use aos_cloud_protocol::{Alert, Body};
 use aos_content_store::Store;
 use aos_iam_link::IamLink;
 use aos_ids::{NodeId, SubjectId, SystemId};
@@ -70,6 +70,8 @@ pub struct Parts {
     pub sm_events: mpsc::Receiver<smcontroller::Event>,
     /// IAM.
     pub iam: IamLink,
+    /// Told whether certificates are being installed.
+    pub installing: watch::Sender<bool>,
     /// Connections for the upload of logs.
     pub dialer: Dialer,
     /// Verified blobs.
@@ -335,6 +337,10 @@ impl Coordinator {
             imagemanager::Event::Changed(changes) => {
                 self.parts.book.follow(changes);
                 self.reporter.touch(Instant::now());
+                Ok(())
+            }
+            imagemanager::Event::Progress(alert) => {
+                self.alerts.add(Alert::DownloadProgressAlert(alert), Instant::now());
                 Ok(())
             }
             imagemanager::Event::Done(cycle) => {

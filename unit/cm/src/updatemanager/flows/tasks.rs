@@ -75,6 +75,11 @@ impl Tasks {
         }
     }
 
+    /// Whether certificates are being installed.
+    fn installs(&self) -> bool {
+        self.open.values().any(|open| matches!(open.work, Work::Install(_)))
+    }
+
     fn next(&mut self) -> Option<(i64, Work)> {
         let mut busy: BTreeSet<&str> =
             self.open.values().filter(|open| open.running).map(|open| open.work.lane()).collect();
@@ -119,6 +124,9 @@ impl Coordinator {
 
     /// Begins what can be begun; needs the Unit's identities, which IAM tells.
     pub(in super::super) fn start_tasks(&mut self) {
+        // Told before the first certificate changes, and taken back after the confirmation is kept.
+        let installs = self.tasks.installs();
+        self.parts.installing.send_if_modified(|told| std::mem::replace(told, installs) != installs);
         let known = self.parts.system_id.borrow().is_some();
         let Some(main) = self.parts.main_node.borrow().clone().filter(|_| known) else { return };
         while let Some((number, work)) = self.tasks.next() {

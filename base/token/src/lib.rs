@@ -11,6 +11,7 @@ mod identity;
 mod key;
 mod library;
 mod object;
+mod probe;
 mod session;
 mod shared;
 mod tls_key;
@@ -23,6 +24,8 @@ pub use identity::{Identity, load_identity, load_key};
 pub use key::{KeyKind, TokenKey};
 pub use library::{Library, SlotChoice, Token};
 pub use object::{ObjectInfo, ObjectKind};
+#[cfg(feature = "probe")]
+pub use probe::set_probe;
 pub use session::TokenSession;
 pub use url::{CertUrl, DEFAULT_MODULE, Pin, Pkcs11Url, read_pin_file};
 

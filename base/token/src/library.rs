@@ -15,6 +15,7 @@ use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
 use secrecy::ExposeSecret;
 
+use crate::probe::step;
 use crate::shared::Shared;
 use crate::{TokenError, TokenSession};
 
@@ -237,6 +238,7 @@ impl Token {
         let call = |action| move |source| TokenError::Call { action, source };
         let pkcs11 = &self.library.pkcs11;
         let slot = self.slot_now().map_err(call("look for the token"))?;
+        step("initialise the token");
         match pkcs11.init_token(slot, so_pin, label) {
             Err(Error::Pkcs11(RvError::ArgumentsBad | RvError::FunctionNotSupported, _))
                 if self.name.as_ref().is_some_and(|name| name.label == label) =>
@@ -245,11 +247,14 @@ impl Token {
             }
             other => other.map_err(call("initialise the token"))?,
         }
+        step("initialise the token");
         let token = self.after_init(slot, label).map_err(call("find the initialised token"))?;
         let token = token.ok_or_else(|| TokenError::NoToken { label: label.to_owned() })?;
         let session = pkcs11.open_rw_session(token.slot).map_err(call("open a session of the owner"))?;
         session.login(UserType::So, Some(so_pin)).map_err(call("log in as owner"))?;
+        step("set the user PIN");
         session.init_pin(user_pin).map_err(call("set the user PIN"))?;
+        step("set the user PIN");
         session.logout().map_err(call("log out as owner"))?;
         Ok(token)
     }
@@ -261,12 +266,16 @@ impl Token {
         let session =
             self.library.pkcs11.open_rw_session(slot).map_err(call("open a session of the owner"))?;
         session.login(UserType::So, Some(so_pin)).map_err(call("log in as owner"))?;
+        step("set the user PIN");
         session.init_pin(user_pin).map_err(call("set the user PIN"))?;
+        step("set the user PIN");
         session.logout().map_err(call("log out as owner"))?;
         session.login(UserType::User, Some(user_pin)).map_err(call("log in to the token"))?;
         let objects = session.find_objects(&[Attribute::Token(true)]).map_err(call("list objects"))?;
         for object in objects {
+            step("clear the token");
             session.destroy_object(object).map_err(call("clear the token"))?;
+            step("clear the token");
         }
         session.logout().map_err(call("log out of the token"))?;
         Ok(self.clone())

@@ -13,6 +13,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::key::{KeyKind, TokenKey};
 use crate::object::{self, ObjectInfo, check_name, id_text, named};
+use crate::probe::step;
 use crate::shared::{OpError, Shared};
 use crate::{TokenError, der};
 
@@ -48,7 +49,9 @@ impl TokenSession {
         let mut template = certificate_template(der)?;
         template.push(Attribute::Id(id.to_vec()));
         template.push(Attribute::Label(label.as_bytes().to_vec()));
+        step("store a certificate");
         self.0.run("store a certificate", |live| Ok(live.session.create_object(&template)?))?;
+        step("store a certificate");
         Ok(())
     }
 
@@ -65,7 +68,9 @@ impl TokenSession {
         template.push(Attribute::Id(uuid::Uuid::new_v4().into_bytes().to_vec()));
         self.0.run("store the certificate of an authority", |live| {
             if object::find(&live.session, &same)?.is_none() {
+                step("store the certificate of an authority");
                 live.session.create_object(&template)?;
+                step("store the certificate of an authority");
             }
             Ok(())
         })
@@ -129,7 +134,9 @@ impl TokenSession {
     fn destroy(&self, action: &'static str, template: &[Attribute]) -> Result<(), TokenError> {
         self.0.run(action, |live| {
             for object in live.session.find_objects(template)? {
+                step(action);
                 live.session.destroy_object(object)?;
+                step(action);
             }
             Ok(())
         })

@@ -12,6 +12,7 @@ use cryptoki::types::AuthPin;
 
 use crate::TokenError;
 use crate::library::{Library, TokenName};
+use crate::probe::step;
 
 /// Failure inside an operation: of the token, which may be worth a second try, or our own finding.
 pub(crate) enum OpError {
@@ -140,10 +141,13 @@ impl Shared {
             let session = self.library.pkcs11.open_rw_session(slot)?;
             Ok(Live { session, generation: live.generation })
         })?;
-        operation(&own).map_err(|error| match error {
+        step(action);
+        let result = operation(&own).map_err(|error| match error {
             OpError::Token(source) => TokenError::Call { action, source },
             OpError::Own(error) => error,
-        })
+        });
+        step(action);
+        result
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

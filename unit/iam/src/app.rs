@@ -66,6 +66,7 @@ pub struct App {
 impl App {
     /// Starts everything; on success both servers listen. `run_dir` is for the local status.
     pub async fn start(args: Args, run_dir: PathBuf, shutdown: Shutdown) -> Result<Self, Error> {
+        crate::killpoint::arm();
         let config = config::load(&args.config)?;
         let mut tree = TaskTree::new(shutdown);
 

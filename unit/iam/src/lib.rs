@@ -16,6 +16,7 @@ mod error;
 mod iamclient;
 mod iamserver;
 mod identhandler;
+mod killpoint;
 mod localstatus;
 mod nodemanager;
 mod ownidentity;

@@ -124,7 +124,12 @@ impl Handler {
         let known = self.rows.iter().find(|row| row.issuer == leaf.issuer && row.serial == leaf.serial);
         if let Some(row) = known {
             if row.cert_type == cert_type {
-                return Ok(row.clone());
+                let row = row.clone();
+                // A death may have kept the first order from making room.
+                let session = self.modules[index].owned_session()?;
+                self.trim(index, &session, &row);
+                self.publish();
+                return Ok(row);
             }
             return Err(Error::InvalidArgument(format!(
                 "the certificate is stored as type '{}' already",
@@ -159,8 +164,10 @@ impl Handler {
         module.import(session, chain, id)?;
         let (row, key_id) = (record.clone(), id.to_vec());
         self.store.call_blocking(move |store| store.add_certificate(&row, &key_id))?;
+        let older: Vec<KeyId> = module.pending.iter().take_while(|pending| *pending != id).cloned().collect();
         module.pending.retain(|pending| pending != id);
         self.rows.push(record.clone());
+        self.drop_older(index, session, &older);
         self.trim(index, session, &record);
         self.publish();
         tracing::info!(
@@ -192,6 +199,15 @@ impl Handler {
                     crate::error::chain(&error)
                 ),
             }
+        }
+    }
+
+    /// Gives up keys that waited longer than the one that has its certificate now: their requests were lost, or
+    /// their answers are out of date.
+    fn drop_older(&mut self, index: usize, session: &TokenSession, older: &[KeyId]) {
+        for id in older {
+            tracing::info!("a waiting key '{}' is out of date", self.modules[index].cert_type());
+            self.drop_key(index, session, id);
         }
     }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use aos_token::AuthPin;
 use uuid::Uuid;
 
-use crate::Error;
 use crate::config::TokenParams;
+use crate::{Error, killpoint};
 
 const MODE: u32 = 0o600;
 /// Random bytes of a generated PIN; shown as twice as many hexadecimal characters.
@@ -70,7 +70,9 @@ pub(super) fn settle(sources: &[&PinSource]) -> Result<AuthPin, Error> {
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
             aos_durable::create_dir(dir, 0o700).map_err(failed)?;
         }
+        killpoint::step("write a PIN");
         aos_durable::write_atomic(path, pin.as_bytes(), MODE).map_err(failed)?;
+        killpoint::step("write a PIN");
     }
     Ok(AuthPin::from(pin))
 }

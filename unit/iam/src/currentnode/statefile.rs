@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use aos_status::{AosCode, ErrorInfo, NodeState};
 
-use crate::Error;
+use crate::{Error, killpoint};
 
 const MAX_SIZE: u64 = 4096;
 const MODE: u32 = 0o644;
@@ -48,12 +48,16 @@ impl StateFile {
     pub(super) fn write(&self, state: NodeState) -> Result<(), Error> {
         let durable =
             |doing, source| Error::Durable { doing, path: self.path.clone(), source: Box::new(source) };
-        if state == NodeState::Unprovisioned {
-            return aos_durable::remove_durably(&self.path)
-                .map_err(|source| durable("remove the node state file", source));
-        }
-        aos_durable::write_atomic(&self.path, state.as_str().as_bytes(), MODE)
-            .map_err(|source| durable("write the node state to", source))
+        killpoint::step("write the node state");
+        let written = if state == NodeState::Unprovisioned {
+            aos_durable::remove_durably(&self.path)
+                .map_err(|source| durable("remove the node state file", source))
+        } else {
+            aos_durable::write_atomic(&self.path, state.as_str().as_bytes(), MODE)
+                .map_err(|source| durable("write the node state to", source))
+        };
+        killpoint::step("write the node state");
+        written
     }
 
     fn failed(&self, source: std::io::Error) -> Error {

@@ -12,6 +12,7 @@ use rusqlite::{Connection, params};
 use crate::Error;
 use crate::certhandler::CertRecord;
 use crate::currentnode::NodeInfo;
+use crate::killpoint;
 use crate::permhandler::Registration;
 
 mod nodejson;
@@ -56,6 +57,22 @@ fn failed(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
     move |source| Error::Sql { doing, source }
 }
 
+/// A step before a write and one after it.
+struct Steps(&'static str);
+
+impl Steps {
+    fn around(write: &'static str) -> Self {
+        killpoint::step(write);
+        Self(write)
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        killpoint::step(self.0);
+    }
+}
+
 impl Store {
     /// Opens or makes the database in `working_dir`.
     pub fn open(working_dir: &Path) -> Result<Self, Error> {
@@ -92,6 +109,7 @@ impl Store {
 
     /// Adds a certificate and takes its key from the waiting ones, in one step.
     pub fn add_certificate(&mut self, record: &CertRecord, key_id: &[u8]) -> Result<(), Error> {
+        let _steps = Steps::around("add certificate");
         let doing = "add a certificate";
         let transaction = self.connection.transaction().map_err(failed(doing))?;
         transaction
@@ -119,6 +137,7 @@ impl Store {
 
     /// Removes a certificate; one that is not there is no error.
     pub fn remove_certificate(&self, issuer: &[u8], serial: &[u8]) -> Result<(), Error> {
+        let _steps = Steps::around("remove certificate");
         self.connection
             .execute("DELETE FROM certificates WHERE issuer = ?1 AND serial = ?2", params![issuer, serial])
             .map(drop)
@@ -127,6 +146,7 @@ impl Store {
 
     /// Removes everything of a certificate type.
     pub fn clear_type(&mut self, cert_type: &str) -> Result<(), Error> {
+        let _steps = Steps::around("clear type");
         let doing = "remove the certificates of a type";
         let transaction = self.connection.transaction().map_err(failed(doing))?;
         transaction
@@ -149,6 +169,7 @@ impl Store {
 
     /// Remembers a key that waits for its certificate.
     pub fn add_pending_key(&self, cert_type: &str, key_id: &[u8]) -> Result<(), Error> {
+        let _steps = Steps::around("add pending key");
         self.connection
             .execute("INSERT INTO pendingkeys (type, keyID) VALUES (?1, ?2)", params![cert_type, key_id])
             .map(drop)
@@ -157,6 +178,7 @@ impl Store {
 
     /// Forgets a waiting key.
     pub fn remove_pending_key(&self, cert_type: &str, key_id: &[u8]) -> Result<(), Error> {
+        let _steps = Steps::around("remove pending key");
         self.connection
             .execute("DELETE FROM pendingkeys WHERE type = ?1 AND keyID = ?2", params![cert_type, key_id])
             .map(drop)
@@ -187,6 +209,7 @@ impl Store {
 
     /// Adds or replaces a node.
     pub fn set_node(&self, info: &NodeInfo) -> Result<(), Error> {
+        let _steps = Steps::around("set node");
         self.connection
             .execute(
                 "INSERT INTO nodeinfo (id, info) VALUES (?1, ?2)
@@ -199,6 +222,7 @@ impl Store {
 
     /// Removes a node; one that is not there is no error.
     pub fn remove_node(&self, id: &str) -> Result<(), Error> {
+        let _steps = Steps::around("remove node");
         self.connection
             .execute("DELETE FROM nodeinfo WHERE id = ?1", [id])
             .map(drop)
@@ -234,6 +258,7 @@ impl Store {
 
     /// Adds a registered instance.
     pub fn add_registration(&self, boot_id: &str, registration: &Registration) -> Result<(), Error> {
+        let _steps = Steps::around("add registration");
         let json = |value: Result<String, serde_json::Error>| {
             value.map_err(|error| Error::Failed(format!("cannot write a registration as JSON: {error}")))
         };
@@ -253,6 +278,7 @@ impl Store {
 
     /// Removes a registered instance.
     pub fn remove_registration(&self, ident: &aos_ids::InstanceIdent) -> Result<(), Error> {
+        let _steps = Steps::around("remove registration");
         let ident = serde_json::to_string(ident)
             .map_err(|error| Error::Failed(format!("cannot write an instance as JSON: {error}")))?;
         self.connection

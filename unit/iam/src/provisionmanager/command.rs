@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::net::unix::pipe;
 
-use crate::Error;
+use crate::{Error, killpoint};
 
 /// Characters of output that an error shows.
 const SHOWN: usize = 128;
@@ -21,7 +21,10 @@ const DEADLINE: Duration = Duration::from_mins(10);
 
 /// Runs `argv`; an empty one is a skipped step.
 pub async fn run(argv: &[String]) -> Result<(), Error> {
-    run_within(argv, DEADLINE).await
+    killpoint::step("run an external program");
+    run_within(argv, DEADLINE).await?;
+    killpoint::step("run an external program");
+    Ok(())
 }
 
 pub(super) async fn run_within(argv: &[String], deadline: Duration) -> Result<(), Error> {

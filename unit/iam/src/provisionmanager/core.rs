@@ -51,7 +51,7 @@ impl Order {
                 Ok(Verdict::Do(Provisioned))
             }
             // A client that lost our answer asks again.
-            (Self::FinishProvisioning, Provisioned) => Ok(Verdict::Done),
+            (Self::FinishProvisioning, Provisioned) | (Self::Deprovision, Unprovisioned) => Ok(Verdict::Done),
             (Self::Pause, Provisioned) => Ok(Verdict::Do(Paused)),
             _ => Err(Error::WrongState { order: self.name(), state }),
         }

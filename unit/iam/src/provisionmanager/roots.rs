@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::Error;
+use crate::{Error, killpoint};
 
 const MODE: u32 = 0o644;
 /// Root certificates in the file.
@@ -60,7 +60,10 @@ fn write(path: &Path, given: &[String], state: NodeState) -> Result<(), Error> {
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         aos_durable::create_dir(dir, 0o755).map_err(failed)?;
     }
-    aos_durable::write_atomic(path, text.as_bytes(), MODE).map_err(failed)
+    killpoint::step("write the root certificates");
+    aos_durable::write_atomic(path, text.as_bytes(), MODE).map_err(failed)?;
+    killpoint::step("write the root certificates");
+    Ok(())
 }
 
 /// The new content of the file: `given`, then what of `present` is neither given nor expired at `now` (Unix

@@ -23,7 +23,7 @@ fn orders_are_taken_only_in_their_states() {
         (Order::FinishProvisioning, Unprovisioned) | (Order::Resume, Paused) => {
             Some(Verdict::Do(Provisioned))
         }
-        (Order::FinishProvisioning, Provisioned) => Some(Verdict::Done),
+        (Order::FinishProvisioning, Provisioned) | (Order::Deprovision, Unprovisioned) => Some(Verdict::Done),
         (Order::Pause, Provisioned) => Some(Verdict::Do(Paused)),
         _ => None,
     };

@@ -61,7 +61,7 @@ async fn provision_as_v5(protected: Channel, authority: &Authority) -> Vec<v5::A
     applied
 }
 
-// An old tool provisions, and clients of all generations see the same Unit over TLS.
+// IAM-15. An old tool provisions, and clients of all generations see the same Unit over TLS.
 #[test]
 fn all_generations_see_one_unit() {
     with_softhsm("generations::all_generations_see_one_unit", async |rig| {

@@ -5,6 +5,7 @@
 mod access;
 mod certificates;
 mod generations;
+mod kills;
 mod nodes;
 mod provisioning;
 mod rig;

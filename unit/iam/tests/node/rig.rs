@@ -254,7 +254,32 @@ impl Rig {
         std::fs::read_to_string(self.path("error")).unwrap()
     }
 
+    /// Starts the daemon so that it dies at step `die_at` (never at 0) and writes the names of its steps to
+    /// `steps`. `None` when it died before it listened.
+    pub async fn start_mortal(&self, mode: &str, die_at: u64) -> Option<Daemon> {
+        let mut child = self.spawn_with(
+            mode,
+            &[("AOS_IAM_DIE_AT", die_at.to_string().into()), ("AOS_IAM_STEPS", self.path("steps").into())],
+        );
+        let file = self.path("addresses");
+        let addresses = eventually("start or death of the daemon", async || {
+            if let Some(status) = child.try_wait().unwrap() {
+                let error = std::fs::read_to_string(self.path("error")).unwrap_or_default();
+                assert!(status.code().is_none(), "daemon ended with {status}: {error}");
+                return Some(String::new());
+            }
+            std::fs::read_to_string(&file).ok()
+        })
+        .await;
+        let (public, protected) = addresses.split_once(' ')?;
+        Some(Daemon { child, public: public.into(), protected: protected.into() })
+    }
+
     fn spawn(&self, mode: &str) -> Child {
+        self.spawn_with(mode, &[])
+    }
+
+    fn spawn_with(&self, mode: &str, environment: &[(&str, std::ffi::OsString)]) -> Child {
         let _ = std::fs::remove_file(self.path("addresses"));
         let _ = std::fs::remove_file(self.path("error"));
         Command::new(std::env::current_exe().unwrap())
@@ -263,6 +288,7 @@ impl Rig {
             // Must not reach the programs that the daemon runs.
             .env("NOTIFY_SOCKET", "/nowhere/notify")
             .env(DIR, &self.dir)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .spawn()
             .unwrap()
@@ -330,11 +356,23 @@ impl Daemon {
     }
 
     /// SIGTERM, and the end in order.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        assert!(self.stopped().await, "killed");
+    }
+
+    /// As [`Self::stop`]; `false` when it was dead already.
+    pub async fn stopped(mut self) -> bool {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let status = eventually("orderly stop", async || self.child.try_wait().unwrap()).await;
-        assert!(status.success(), "stopped with {status}");
+        assert!(status.success() || status.code().is_none(), "stopped with {status}");
+        status.success()
+    }
+
+    /// Waits for the end that the daemon brings itself.
+    pub async fn dead(mut self) {
+        let status = eventually("death of the daemon", async || self.child.try_wait().unwrap()).await;
+        assert!(status.code().is_none(), "ended with {status}");
     }
 
     /// SIGKILL.

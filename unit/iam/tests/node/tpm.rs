@@ -10,6 +10,7 @@ use crate::rig::{Authority, PASSWORD, apply_on, start, tls_channel, tpm_module, 
 
 const FAILED: i32 = 1;
 
+// IAM-28
 #[test]
 fn a_unit_lives_with_a_tpm() {
     with_tpm("tpm::a_unit_lives_with_a_tpm", async |rig| {

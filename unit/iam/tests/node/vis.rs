@@ -96,7 +96,7 @@ fn system(client: &Client) -> tokio::task::JoinHandle<Result<Response<v6::System
     tokio::spawn(async move { client.get_system_info(()).await })
 }
 
-// IAM 26.17
+// IAM-03, IAM 26.17
 #[test]
 fn identity_comes_from_the_service_and_follows_it() {
     with_softhsm("vis::identity_comes_from_the_service_and_follows_it", async |rig| {

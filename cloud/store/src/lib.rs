@@ -21,6 +21,7 @@ mod env_vars;
 mod error;
 mod flows;
 mod items;
+mod log_changes;
 mod log_files;
 mod logs;
 mod node_tasks;

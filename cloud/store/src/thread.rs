@@ -103,6 +103,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let connection = Database::open(path, &Migrations::new(SCRIPTS)).map_err(StoreError::Open)?;
         connection.set_prepared_statement_cache_capacity(128);
+        tune(&connection).map_err(sql("set up the database"))?;
         connection
             .execute("UPDATE units SET online_status = 'Offline' WHERE online_status <> 'Offline'", [])
             .map_err(sql("reset sessions"))?;
@@ -165,6 +166,13 @@ impl Store {
     pub fn watch_deadlines(&self) -> watch::Receiver<i64> {
         self.deadline.clone()
     }
+}
+
+/// More memory and a longer log than on a Unit: thousands of Units share this database.
+fn tune(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "cache_size", -4096)?;
+    connection.query_row("PRAGMA wal_autocheckpoint=4096", [], |_| Ok(()))?;
+    connection.query_row("PRAGMA journal_size_limit=33554432", [], |_| Ok(()))
 }
 
 /// Runs one job; what it did is undone when it fails.

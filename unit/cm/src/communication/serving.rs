@@ -6,7 +6,7 @@ use aos_cloud_protocol::is_enveloped;
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::error::Error as WsError;
+use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -51,6 +51,15 @@ impl From<Broken> for End {
             Broken::Stopping => Self::Stopped,
             broken => Self::Lost(broken.to_string()),
         }
+    }
+}
+
+/// True when the cloud sent what WebSocket forbids, or too much; a link that just ended is no violation.
+fn violates(error: &WsError) -> bool {
+    match error {
+        WsError::Protocol(error) => *error != ProtocolError::ResetWithoutClosingHandshake,
+        WsError::Capacity(_) | WsError::Utf8(_) => true,
+        _ => false,
     }
 }
 
@@ -120,7 +129,7 @@ impl Task {
         let bytes = match frame {
             None => return Err(End::Lost(closed.to_owned())),
             Some(Err(error)) => {
-                if matches!(error, WsError::Capacity(_) | WsError::Protocol(_) | WsError::Utf8(_)) {
+                if violates(&error) {
                     mail.violated();
                     self.publish(mail);
                 }

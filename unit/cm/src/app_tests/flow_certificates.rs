@@ -138,8 +138,12 @@ async fn a_renewal_survives_a_crash() {
         assert_eq!(world.confirmation().await, ["main online 0abc", "main iam 0abc"]);
         world.cloud.send_as(issued(&[("main", "cm")]), ID).await;
         assert_eq!(world.confirmation().await, ["main cm 0abc"], "nothing was confirmed twice");
-        let db = std::fs::read(world.config.database()).unwrap();
-        assert!(!db.windows(b"\"secret\":\"one\"".len()).any(|part| part == b"\"secret\":\"one\""));
+        for ending in ["", "-wal"] {
+            let file = format!("{}{ending}", world.config.database().display());
+            let bytes = std::fs::read(file).unwrap();
+            let secret = b"\"secret\":\"one\"";
+            assert!(!bytes.windows(secret.len()).any(|part| part == secret), "no secret stays{ending}");
+        }
     });
 }
 

@@ -176,14 +176,11 @@ async fn a_node_that_left_before_the_program_died_has_left() {
     });
 }
 
-// PRO-39: the wish pauses and resumes a node, and the status says so.
+// PRO-39: the wish pauses and resumes a node, what runs there is stopped and started, and the status says so.
 #[tokio::test]
 async fn a_node_is_paused_and_resumed() {
     in_time!(async {
-        let mut world = World::new().await;
-        world.cloud.connected().await;
-        world.sm.connect().await;
-        world.until(|document| document["nodes"][0]["connected"] == true).await;
+        let (mut world, _) = World::with_service(&[5; 1000]).await;
         let wish = |state| {
             let node = NodeDesiredState { item: AosIdentity::by_codename("main"), state };
             Body::DesiredStatus(DesiredStatus { nodes: Some(vec![node]), ..DesiredStatus::default() })
@@ -194,9 +191,11 @@ async fn a_node_is_paused_and_resumed() {
             }
         };
         world.cloud.send(wish(DesiredNodeState::Paused)).await;
-        world.cloud.status(told(NodeState::Paused)).await;
+        let (update, _) = tokio::join!(world.sm.update(), world.cloud.status(told(NodeState::Paused)));
+        assert_eq!((update.start_instances.len(), update.stop_instances.len()), (0, 1));
         world.cloud.send(wish(DesiredNodeState::Provisioned)).await;
-        world.cloud.status(told(NodeState::Provisioned)).await;
+        let (update, _) = tokio::join!(world.sm.update(), world.cloud.status(told(NodeState::Provisioned)));
+        assert_eq!((update.start_instances.len(), update.stop_instances.len()), (1, 0));
         assert_eq!(world.iam.orders.take(), ["pause main", "resume main"]);
 
         world.iam.orders.refuse("pause main", ErrorInfo::new(AosCode::Failed, "not now"));
@@ -206,9 +205,7 @@ async fn a_node_is_paused_and_resumed() {
         };
         let status = world.cloud.status(refused).await;
         let node = &status.nodes.unwrap()[0];
-        assert_eq!(
-            (node.state, &*node.error_info.as_ref().unwrap().message),
-            (NodeState::Provisioned, "not now")
-        );
+        let error = node.error_info.as_ref().unwrap();
+        assert_eq!((node.state, error.message.as_str()), (NodeState::Provisioned, "not now"));
     });
 }

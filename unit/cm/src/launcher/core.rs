@@ -37,6 +37,8 @@ pub struct Surroundings<'a> {
     pub nodes: &'a [Node],
     /// Those of them that can take new instances now.
     pub connected: &'a BTreeSet<NodeId>,
+    /// Nodes that are linked but have been taken out of service: what runs there has to go.
+    pub withdrawn: &'a BTreeSet<NodeId>,
     /// Items.
     pub images: &'a Images,
     /// Space for storages and states.
@@ -286,7 +288,9 @@ impl Launcher {
             }
             Err(error) => {
                 // A node that is away may still run the instance: it is not told to stop what it kept alive.
-                let away = |node: &NodeId| !with.nodes.iter().any(|known| known.id == *node);
+                let away = |node: &NodeId| {
+                    !with.nodes.iter().any(|known| known.id == *node) && !with.withdrawn.contains(node)
+                };
                 if record.node.as_ref().is_some_and(away) {
                     self.misplaced.insert(key.clone());
                 } else {

@@ -48,6 +48,7 @@ struct World {
     nodes: Vec<Node>,
     images: Images,
     subjects: BTreeSet<SubjectId>,
+    withdrawn: BTreeSet<NodeId>,
 }
 
 impl World {
@@ -64,6 +65,7 @@ impl World {
                 })
                 .collect(),
             subjects: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
         }
     }
 
@@ -77,6 +79,7 @@ impl World {
         self.launcher.balance(&Surroundings {
             nodes: &self.nodes,
             connected: &connected,
+            withdrawn: &self.withdrawn,
             images: &self.images,
             space: Space::default(),
             subjects: &self.subjects,
@@ -276,4 +279,55 @@ fn an_instance_of_the_only_node_waits_for_it() {
     world.balance(SystemTime::UNIX_EPOCH);
     assert_eq!(world.launcher.statuses()[0].state, InstanceState::Active);
     assert!(!world.launcher.has_unplaced() && !world.command("a").needed);
+}
+
+// PRO-39: what runs on a node that is taken out of service is stopped; on one that is only away it is not.
+#[test]
+fn a_withdrawn_node_is_emptied_and_an_absent_one_is_not() {
+    for withdrawn in [false, true] {
+        let mut world = World::new(&["a"], &[("i", "1.0.0")]);
+        world.run(vec![request("i", "1.0.0", 1)]);
+        world.report_all("a", InstanceState::Active);
+        let node = world.nodes.remove(0);
+        if withdrawn {
+            world.withdrawn.insert(node.id.clone());
+        }
+        world.balance(SystemTime::UNIX_EPOCH);
+        let command = world.command("a");
+        let expected = if withdrawn { (0, 1) } else { (1, 0) };
+        assert_eq!((command.start.len(), command.stop.len()), expected);
+        assert!(world.launcher.has_unplaced());
+        world.withdrawn.clear();
+        world.nodes.push(node);
+        world.balance(SystemTime::UNIX_EPOCH);
+        assert_eq!(world.command("a").start.len(), 1, "it is back");
+    }
+}
+
+// PRO-108: a changed environment is told until the node has carried it out, whatever else happens.
+#[test]
+fn an_environment_is_told_until_the_node_has_it() {
+    let mut world = World::new(&["a"], &[("i", "1.0.0")]);
+    world.run(vec![request("i", "1.0.0", 2)]);
+    world.report_all("a", InstanceState::Active);
+    assert!(!world.command("a").needed);
+    let of = |value: &'static str| {
+        move |ident: &InstanceIdent| match ident.instance {
+            0 => vec![("A".to_owned(), value.to_owned())],
+            _ => vec![],
+        }
+    };
+    assert_eq!(world.launcher.set_environments(of("1")).len(), 1);
+    let first = world.command("a");
+    assert!(first.needed && first.stop.is_empty());
+    assert_eq!(first.start[0].1.environment, [("A".to_owned(), "1".to_owned())]);
+    assert_eq!(world.launcher.set_environments(of("1")), [], "nothing new");
+    world.launcher.set_environments(of("2"));
+    assert_eq!(world.launcher.environments_told(&first), [], "that was the one before");
+    let second = world.command("a");
+    assert!(second.needed);
+    assert_eq!(world.launcher.environments_told(&second).len(), 1);
+    assert!(!world.command("a").needed);
+    world.balance(SystemTime::UNIX_EPOCH);
+    assert!(!world.command("a").needed, "placing anew keeps it");
 }

@@ -141,6 +141,14 @@ impl Nodes {
         self.entries.iter().filter(|(_, entry)| entry.iam.is_some()).map(|(id, _)| id)
     }
 
+    /// Nodes whose link stands though IAM says that they are not in service.
+    pub fn withdrawn(&self) -> std::collections::BTreeSet<NodeId> {
+        let withdrawn = self.entries.iter().filter(|(_, entry)| {
+            entry.linked && entry.iam.is_some() && entry.iam_state() != NodeState::Provisioned
+        });
+        withdrawn.map(|(id, _)| id.clone()).collect()
+    }
+
     /// Nodes whose link stands.
     pub fn connected(&self) -> impl Iterator<Item = &NodeId> {
         self.entries.iter().filter(|(_, entry)| entry.linked).map(|(id, _)| id)

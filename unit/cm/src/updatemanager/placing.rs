@@ -124,6 +124,7 @@ impl Coordinator {
         let changes = self.launcher.balance(&Surroundings {
             nodes: &nodes,
             connected: &connected,
+            withdrawn: &self.nodes.withdrawn(),
             images: &images,
             space: self.space(),
             subjects: &self.subjects,

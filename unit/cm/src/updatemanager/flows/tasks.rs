@@ -153,6 +153,11 @@ impl Coordinator {
             let deleted = this.parts.db.execute("DELETE FROM tasks WHERE seq = ?1", [number]);
             deleted.map_err(StoreError::from)?;
             Ok(())
-        })
+        })?;
+        // The log of the database still has the secret; another connection that reads now only delays this.
+        if let Err(error) = self.parts.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+            tracing::debug!("the log of the database stays: {error}");
+        }
+        Ok(())
     }
 }

@@ -22,6 +22,8 @@
 //!   or acknowledged. [`write`] is strict: it writes what every known peer takes.
 //! * Absent lists differ from empty ones only in [`DesiredStatus`] and [`UnitStatus`].
 //! * Identities are looked up through [`AosIdentity`]'s accessors.
+//! * [`limits`] finds what an upstream Unit would drop without a word, before it is sent.
+//! * [`is_enveloped`] tells a sealed frame from a plain one; sealing and opening is the business of others.
 //! * Limits: frames of 16 MiB, 500 000 values a frame, 4096 entries a list, 64 levels.
 //! * Acknowledging, repeating and ordering is the business of the session, not of this crate.
 //! * `Debug` of any message shows no password, token or key.

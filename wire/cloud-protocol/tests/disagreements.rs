@@ -31,20 +31,6 @@ fn directions_are_checked() {
     assert_eq!(MessageType::RenewCertificatesNotification.direction(), Direction::CloudToUnit);
 }
 
-/// D17: 26 kinds: 13 of Units, 12 of clouds, and the `ack` of both; with that one counted twice, 27 flows.
-#[test]
-fn there_are_26_kinds() {
-    let count = |direction| MessageType::ALL.iter().filter(|kind| kind.direction() == direction).count();
-    assert_eq!(
-        (count(Direction::UnitToCloud), count(Direction::CloudToUnit), count(Direction::Both)),
-        (13, 12, 1)
-    );
-    for kind in MessageType::ALL {
-        assert_eq!(MessageType::parse(kind.as_str()), Some(*kind));
-        assert_eq!(MessageType::parse(&kind.as_str().to_ascii_uppercase()), None);
-    }
-}
-
 /// D12: a header without time, or with one that is none, is still a header.
 #[test]
 fn the_time_of_a_message_is_optional() {

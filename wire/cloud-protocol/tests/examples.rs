@@ -17,7 +17,7 @@ const VIOLATE: &[&str] = &[
     "unit-to-cloud-pushLog-upstreamCpp.json",
 ];
 
-/// PRO-33, DIS-02: 26 kinds, 14 up, 13 down, `ack` in both.
+/// PRO-33, DIS-02, D17: 26 kinds, 14 up, 13 down, `ack` in both.
 #[test]
 fn catalogue_is_complete() {
     assert_eq!(MessageType::ALL.len(), 26);
@@ -30,6 +30,7 @@ fn catalogue_is_complete() {
     assert_eq!(taken(Direction::CloudToUnit).count(), 13);
     for kind in MessageType::ALL {
         assert_eq!(MessageType::parse(kind.as_str()), Some(*kind));
+        assert_eq!(MessageType::parse(&kind.as_str().to_ascii_uppercase()), None, "letter case counts");
         assert_eq!(kind.is_acknowledged(), !matches!(kind, MessageType::Ack | MessageType::Nack));
     }
 }

@@ -1,6 +1,10 @@
 //! The status as somebody would write it who only ever meets one peer: derived, exact, with texts for whatever
 //! has no fixed words. The same members as ours.
-#![allow(dead_code, clippy::struct_field_names, reason = "decoded, not looked at; names are those of the wire")]
+#![allow(
+    dead_code,
+    clippy::struct_field_names,
+    reason = "decoded, not looked at; names are those of the wire"
+)]
 
 use std::collections::BTreeMap;
 

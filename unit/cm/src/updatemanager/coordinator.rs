@@ -18,7 +18,7 @@ use super::configuring::Configured;
 use super::flows::{EnvironmentFlow, LogFlow, Tasks};
 use super::keeping::AfterCommit;
 use super::machine::{Action, Event, Machine, UpdateState};
-use super::status::{Reporter, Snapshot};
+use super::status::Reporter;
 use crate::communication::{self, Communication};
 use crate::config::Config;
 use crate::database::{self, StoreError};
@@ -279,40 +279,6 @@ impl Coordinator {
         self.nodes_changed()
     }
 
-    pub(super) fn send(&self, body: Body, correlation_id: Option<String>) {
-        let kind = body.message_type();
-        if !self.parts.cloud.send(body, correlation_id) {
-            tracing::warn!("{kind} cannot be queued and is dropped");
-        }
-    }
-
-    /// Notes changes of state for the next monitoring message.
-    pub(super) fn note_states(&mut self) {
-        let now = Instant::now();
-        let nodes = self
-            .nodes
-            .statuses(now)
-            .into_iter()
-            .filter_map(|node| Some((node.identity.node_id().ok()?, node.state, node.is_connected)));
-        self.samples.nodes(nodes, now);
-        let instances = self.launcher.statuses().into_iter();
-        self.samples.instances(
-            instances.filter_map(|status| Some(((status.ident, status.node?), status.state))),
-            now,
-        );
-    }
-
-    pub(super) fn snapshot(&self) -> Snapshot {
-        Snapshot::new(
-            self.configs.statuses(),
-            self.nodes.statuses(Instant::now()),
-            &self.parts.book,
-            &self.launcher.statuses(),
-            self.subjects.iter().map(ToString::to_string),
-        )
-        .with_states(|item, subject, number| self.states.checksum_of(item, subject, number))
-    }
-
     fn on_cloud(&mut self, event: communication::Event) -> Result<(), CoordinatorError> {
         match event {
             communication::Event::Connected(answer) => {
@@ -390,15 +356,6 @@ impl Coordinator {
             }
         }
         Ok(())
-    }
-
-    /// Without a link it is the first message of the next one.
-    fn send_full_status(&mut self) {
-        if *self.parts.cloud.connected().borrow() {
-            let snapshot = self.snapshot();
-            let full = self.reporter.full(snapshot);
-            self.send(Body::UnitStatus(full), None);
-        }
     }
 
     fn tell_images(&self, command: imagemanager::Command) -> Result<(), CoordinatorError> {

@@ -8,8 +8,6 @@
 //! Handlers run without a pause inside the transaction: what they tell other tasks of this process is seen
 //! after the commit.
 
-use std::time::Instant;
-
 use aos_cloud_protocol::{Body, Envelope};
 use aos_ids::Txn;
 
@@ -104,11 +102,5 @@ impl Coordinator {
     /// Removes kept messages that the cloud has acknowledged.
     pub(super) fn acknowledged(&mut self, txns: &[Txn]) -> Result<(), CoordinatorError> {
         self.transaction(|this| Ok(outbox::forget(&this.parts.db, txns.iter().map(Txn::as_str))?))
-    }
-
-    /// Tells the operator by an alert of this component; the log has it anyway.
-    pub(super) fn report(&mut self, what: &str) {
-        let Some(node) = self.parts.main_node.borrow().clone() else { return };
-        self.alerts.push_core(&node, what, Instant::now());
     }
 }

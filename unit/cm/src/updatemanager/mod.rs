@@ -14,4 +14,5 @@ mod keeping;
 pub mod machine;
 mod messages;
 mod placing;
+mod reporting;
 mod status;

@@ -101,3 +101,33 @@ fn nothing_accepted_is_lost_or_done_twice_through_cuts_and_kills() {
     let news = copies(&frames, Way::Out, &["newState"]);
     assert_eq!(news.len(), texts.len(), "a state is told by one message: {news:?}");
 }
+
+#[test]
+fn what_an_overloaded_cloud_turns_away_comes_again_and_is_done_once() {
+    let limits = ["--unit-messages-per-second", "2", "--unit-message-burst", "4", "--unit-patience", "0"];
+    let mut scene = Scene::with_cloud("e2e-nacks", &limits, |_| {});
+    scene.deploy_handles();
+    scene.run(&["env", "set", UNIT, "LEVEL=patient", "--item", ITEM]);
+    scene.ask("/cgi-bin/state?patient");
+    scene.wait_answer("/cgi-bin/env", |text| text.contains("LEVEL=patient"));
+    wait_kept(&scene, "patient");
+
+    let frames = scene.frames();
+    let nacks: Vec<&Frame> =
+        frames.iter().filter(|frame| frame.way == Way::In && frame.kind() == "nack").collect();
+    assert!(!nacks.is_empty(), "the limits were not reached");
+    for nack in &nacks {
+        assert!(nack.data()["retryAfter"].as_u64().is_some_and(|pause| pause > 0), "{}", nack.json);
+        assert_eq!(nack.correlation_id(), nack.txn());
+    }
+    // Each copy that was turned away is followed by another one, and what must not be lost arrives in the end.
+    let all = copies(&frames, Way::Out, &DURABLE);
+    scene.until("everything durable to be acknowledged", || {
+        let acked = acked(&scene.frames(), Way::Out);
+        let open: Vec<&String> = all.keys().filter(|txn| !acked.contains(*txn)).collect();
+        if open.is_empty() { Ok(()) } else { Err(format!("{open:?}")) }
+    });
+    let told = scene.json(&["state", "list", UNIT]);
+    assert_eq!(told["items"].as_array().unwrap().len(), 1, "{told}");
+    scene.stage.unit.check_running().unwrap();
+}

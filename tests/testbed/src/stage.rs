@@ -56,6 +56,16 @@ impl Stage {
     pub fn provisioned(site: Arc<Site>, system_id: &str, told: &mut impl FnMut(&str)) -> Result<Self> {
         told("starting the cloud");
         let cloud = Cloud::start(&site)?;
+        Self::provisioned_in(site, cloud, system_id, told)
+    }
+
+    /// The same with a cloud that runs already.
+    pub fn provisioned_in(
+        site: Arc<Site>,
+        cloud: Cloud,
+        system_id: &str,
+        told: &mut impl FnMut(&str),
+    ) -> Result<Self> {
         told("creating the first users");
         let operator = Operator::enrol(&site, &cloud)?;
         told("starting a Unit without identity");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aos_testbed::{Daemon, HttpService, Result, Site, Stage, http, service, wait_for_or_last};
+use aos_testbed::{Cloud, Daemon, HttpService, Result, Site, Stage, http, service, wait_for_or_last};
 use serde_json::{Value, json};
 
 /// No step of a test takes longer.
@@ -63,8 +63,15 @@ impl Scene {
 
     /// The same; `change` edits the Communication Manager's configuration first.
     pub fn configured(name: &str, change: impl FnOnce(&mut Value)) -> Self {
+        Self::with_cloud(name, &[], change)
+    }
+
+    /// The same; the cloud gets more options.
+    pub fn with_cloud(name: &str, options: &[&str], change: impl FnOnce(&mut Value)) -> Self {
         let site = Arc::new(Site::new(name).unwrap());
-        let mut stage = Stage::provisioned(site, UNIT, &mut |step: &str| eprintln!("{step}")).unwrap();
+        let cloud = Cloud::start_with(&site, options).unwrap();
+        let mut told = |step: &str| eprintln!("{step}");
+        let mut stage = Stage::provisioned_in(site, cloud, UNIT, &mut told).unwrap();
         let log = stage.unit.log_messages().unwrap();
         stage
             .unit
@@ -151,14 +158,11 @@ impl Scene {
     pub fn tails(&self) -> String {
         let cloud = aos_testbed::process::tail(self.stage.cloud.log(), 30);
         let frames = self.frames();
-        let last: String = frames
-            .iter()
-            .skip(frames.len().saturating_sub(24))
-            .map(|frame| {
-                let text: String = frame.data().to_string().chars().take(400).collect();
-                format!("{:?} {} {text}\n", frame.way, frame.txn())
-            })
-            .collect();
+        let last = frames.iter().skip(frames.len().saturating_sub(24)).map(|frame| {
+            let text: String = frame.data().to_string().chars().take(400).collect();
+            format!("{:?} {} {text}\n", frame.way, frame.txn())
+        });
+        let last = last.collect::<Vec<_>>().concat();
         format!("{}--- cloud\n{cloud}\n--- messages\n{last}", self.stage.unit.log_tails(30))
     }
 

@@ -461,3 +461,35 @@ proptest! {
         prop_assert!(core.statuses().iter().all(|status| status.state == InstanceState::Active));
     }
 }
+
+// PRO-108: an instance whose variables changed is started again with them; the others go on, and nothing of
+// the instance is forgotten.
+#[test]
+fn changed_variables_restart_their_instance_only() {
+    let mut bench = Bench::new();
+    let (one, other) = (info(0, "1"), info(1, "1"));
+    bench.bring_up(&one, 10);
+    bench.want(&[one.clone(), other.clone()]);
+    bench.on(Event::Prepared(Box::new(other.clone()), Ok(Facts::default())));
+    bench.on(Event::Started(Box::new(other.clone()), Ok(11)));
+    let changed = InstanceInfo { env: vec![("LOG".into(), "debug".into())], ..one.clone() };
+    let actions = bench.want(&[changed.clone(), other.clone()]);
+    assert_eq!(orders(&actions), ["store", "prepare"]);
+    assert!(
+        matches!(&actions[0], Action::Store { put, remove } if *put == [changed.clone()] && remove.is_empty())
+    );
+    assert_eq!(bench.state(&other), InstanceState::Active);
+    let actions = bench.on(Event::Prepared(Box::new(changed.clone()), Ok(Facts::default())));
+    assert_eq!(orders(&actions), ["stop", "report"], "it is stopped, not removed");
+    let actions = bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    assert_eq!(orders(&actions), ["prepare", "report"]);
+    bench.on(Event::Prepared(Box::new(changed.clone()), Ok(Facts::default())));
+    let actions = bench.on(Event::Started(Box::new(changed.clone()), Ok(12)));
+    assert!(orders(&actions).contains(&"all"), "CM hears that the node is done");
+    assert_eq!(bench.status(&one).info.env, changed.env);
+    assert_eq!(bench.status(&other).pid, Some(11));
+    assert!(
+        !orders(&bench.want(&[changed, other])).contains(&"prepare"),
+        "the same once more changes nothing"
+    );
+}

@@ -46,6 +46,11 @@ pub enum Merged {
     Stale,
 }
 
+/// Items, and instances, that are known of one Unit at most. Units of the original report 128 and 256.
+pub const MAX_KNOWN: usize = 4096;
+/// Nodes that are known of one Unit at most.
+pub const MAX_KNOWN_NODES: usize = 256;
+
 /// Merged state of a Unit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -82,14 +87,14 @@ impl UnitState {
         for node in status.nodes.into_iter().flatten() {
             put(&mut nodes, node_key(&node), stamped(node));
         }
-        self.nodes = nodes.into_values().collect();
+        self.nodes = newest(nodes, MAX_KNOWN_NODES);
 
         let stamped = |value| Stamped { at: created_at, value };
         let mut items = keyed(&mut self.items, item_key, newer);
         for item in status.items.into_iter().flatten() {
             put(&mut items, item_key(&item), stamped(item));
         }
-        self.items = items.into_values().collect();
+        self.items = newest(items, MAX_KNOWN);
 
         let stamped = |value| Stamped { at: created_at, value };
         let mut instances = keyed(&mut self.instances, instance_key, newer);
@@ -104,7 +109,7 @@ impl UnitState {
                 put(&mut instances, instance_key(&instance), stamped(instance));
             }
         }
-        self.instances = instances.into_values().collect();
+        self.instances = newest(instances, MAX_KNOWN);
 
         replace(&mut self.unit_config, status.unit_config, created_at, newer);
         replace(&mut self.subjects, status.subjects, created_at, newer);
@@ -152,6 +157,19 @@ fn keyed<K: Ord, T>(
         .filter(|entry| keep(entry.at))
         .map(|entry| (key(&entry.value), entry))
         .collect()
+}
+
+/// The entries in order; of too many the ones told of last. Changes could name ever new things.
+fn newest<K, T>(entries: BTreeMap<K, Stamped<T>>, max: usize) -> Vec<Stamped<T>> {
+    let mut entries: Vec<Stamped<T>> = entries.into_values().collect();
+    if entries.len() > max {
+        let mut times: Vec<i64> = entries.iter().map(|entry| entry.at).collect();
+        times.sort_unstable();
+        let oldest_kept = times[times.len() - max];
+        entries.retain(|entry| entry.at >= oldest_kept);
+        entries.truncate(max);
+    }
+    entries
 }
 
 /// Of two entries with the same key the one of the later message stays.

@@ -257,3 +257,15 @@ proptest! {
         prop_assert_eq!(run(&shuffled), in_order);
     }
 }
+
+#[test]
+fn changes_that_name_ever_new_things_do_not_grow_what_is_known() {
+    let mut state = UnitState::default();
+    state.merge(full(vec![], vec![]), 1, 1);
+    for round in 0..3_i64 {
+        let items = (0..3000).map(|number| item(&format!("{round}-{number}"), "1.0.0", ItemState::Installed));
+        state.merge(delta(items.collect()), 10 + round, 1);
+    }
+    assert_eq!(state.items.len(), MAX_KNOWN);
+    assert!(state.items.iter().all(|item| item.at >= 11), "the oldest went first");
+}

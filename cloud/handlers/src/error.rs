@@ -56,6 +56,11 @@ impl FlowError {
         Self::Store(aos_cloud_store::StoreError::Conflict(text.into()))
     }
 
+    /// True when the same message would fail again: it is at fault, not the cloud.
+    pub(crate) const fn is_of_the_message(&self) -> bool {
+        matches!(self, Self::Limit(_) | Self::Write(_) | Self::Invalid(_))
+    }
+
     pub(crate) const fn missing(what: &'static str) -> Self {
         Self::Store(aos_cloud_store::StoreError::NotFound(what))
     }

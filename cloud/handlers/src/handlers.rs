@@ -75,7 +75,14 @@ async fn serve(flows: &Flows, blobs: &Blobs, queue: mpsc::Receiver<Inbound>) {
     lanes::run(queue, lane, |inbound| async move {
         let (origin, envelope, finish) = inbound.into_parts();
         let kind = envelope.body.message_type();
-        match handle(flows, blobs, &origin, envelope).await {
+        let receipt = Receipt { unit_id: origin.unit_id.clone(), txn: envelope.header.txn.clone() };
+        let mut outcome = handle(flows, blobs, &origin, envelope).await;
+        if let Err(error) = &outcome
+            && error.is_of_the_message()
+        {
+            outcome = flows.give_up(receipt, kind, full_text(error)).await.map(|_| vec![]);
+        }
+        match outcome {
             Ok(answers) => finish.tell(Outcome::Done(answers)),
             Err(error) => {
                 let unit = origin.system_id.as_str();
@@ -130,6 +137,20 @@ async fn handle(
 }
 
 impl Flows {
+    /// A message that can never take effect: repeated it would fail again.
+    async fn give_up(
+        &self,
+        receipt: Receipt,
+        kind: MessageType,
+        reason: String,
+    ) -> Result<Received<()>, FlowError> {
+        let unit_id = receipt.unit_id.clone();
+        tracing::warn!(unit_id, "{kind} has no effect: {reason}");
+        self.store
+            .receive(receipt, move |work| Ok(work.note_invalid(&unit_id, kind.as_str(), &reason)?))
+            .await
+    }
+
     /// A message that a Unit does not send: D14 to D16 of the table of disagreements.
     async fn take_misled(&self, message: Message<Body>) -> Result<Received<()>, FlowError> {
         let kind = message.body.message_type();

@@ -137,8 +137,13 @@ impl Flows {
                 if let Some(renewal) = open {
                     keep(work, &unit, renewal)?;
                 }
+                // A Unit that asks again before it got the answer needs the newer one only.
+                let named =
+                    |one: &IssuedCertificate| format!("/{}/{}", one.node.key().unwrap_or_default(), one.kind);
+                let slot = certificates.iter().map(named).collect::<String>();
                 let body = Body::IssuedUnitCertificates(IssuedUnitCertificates { certificates });
-                flows.push(work, &unit, body, exchange.as_deref(), None)?;
+                let slot = Some(format!("issuedUnitCertificates{slot}"));
+                flows.push(work, &unit, body, exchange.as_deref(), slot)?;
                 Ok(())
             })
             .await

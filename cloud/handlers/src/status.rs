@@ -36,7 +36,7 @@ impl Flows {
         let mut texts = Vec::with_capacity(items.len());
         for alert in items {
             let text = serde_json::to_string(&alert).map_err(FlowError::document("alert"))?;
-            tracing::info!(unit_id, "alert {text}");
+            tracing::debug!(unit_id, "alert {text}");
             texts.push(text);
         }
         self.store

@@ -44,11 +44,14 @@ impl LogFiles {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// Removes files; what cannot be removed goes when the store opens next.
+    /// Removes files; what comes back after a crash, or cannot be removed, goes when the store opens next.
     pub(crate) fn remove(&self, names: &[String]) {
         for name in names {
-            if let Err(error) = aos_durable::remove_durably(&self.dir.join(name)) {
-                tracing::warn!("a received log stays behind: {error}");
+            let path = self.dir.join(name);
+            match std::fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!("a received log stays behind: {}: {error}", path.display()),
             }
         }
     }

@@ -11,6 +11,10 @@ use crate::thread::{Store, Work, sql};
 const AUDIT_KEPT: i64 = 100_000;
 /// Events of one kind that are kept per Unit.
 pub const EVENTS_KEPT: i64 = 256;
+/// Bytes of events of one kind that are kept per Unit, when some of them are large.
+pub const EVENT_BYTES_KEPT: i64 = 4 * 1024 * 1024;
+/// Events up to this size need not be counted: all that are kept make [`EVENT_BYTES_KEPT`] at most.
+const SMALL: usize = 16 * 1024;
 /// Kind of the events about messages that could not be used.
 pub const INVALID: &str = "invalid";
 
@@ -157,8 +161,19 @@ impl Work<'_> {
                   ORDER BY id DESC LIMIT 1 OFFSET ?3)",
             )
             .and_then(|mut statement| statement.execute(params![unit_id, kind, EVENTS_KEPT]))
+            .map_err(sql("drop old events"))?;
+        if bodies.iter().all(|body| body.len() <= SMALL) {
+            return Ok(());
+        }
+        self.sql
+            .prepare_cached(
+                "DELETE FROM unit_events WHERE id IN (SELECT id FROM (SELECT id, \
+                 sum(octet_length(body)) OVER (ORDER BY id DESC) AS total FROM unit_events \
+                 WHERE unit_id = ?1 AND kind = ?2) WHERE total > ?3)",
+            )
+            .and_then(|mut statement| statement.execute(params![unit_id, kind, EVENT_BYTES_KEPT]))
             .map(|_| ())
-            .map_err(sql("drop old events"))
+            .map_err(sql("drop large old events"))
     }
 
     /// Keeps that a message of a Unit could not be used; see [`Store::note_invalid`].

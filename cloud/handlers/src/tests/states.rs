@@ -91,6 +91,20 @@ async fn a_state_that_is_wrong_too_large_or_of_nobody_is_rejected_with_a_reason(
 }
 
 #[tokio::test]
+async fn a_message_whose_answer_no_unit_would_take_is_noted_and_not_asked_for_again() {
+    let world = World::new();
+    let cloud = world.cloud().await;
+    running(&cloud).await;
+    let long = "c".repeat(200);
+    let message = Cloud::message(Body::NewState(new_state("good")), Some(&long));
+    cloud.deliver(message.clone()).await;
+    cloud.deliver(message).await;
+    assert!(cloud.waiting().await.is_empty());
+    assert!(stored(&cloud).await.is_none(), "all or nothing");
+    assert_eq!(cloud.invalid().await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_unit_gets_the_latest_state_or_the_initial_one() {
     let world = World::new();
     let cloud = world.cloud().await;

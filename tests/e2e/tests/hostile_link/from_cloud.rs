@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::bare::{Socket, read_head};
-use crate::{GROWTH, MESSAGES, corpus, lines};
+use crate::{GROWTH, TO_UNIT, corpus, lines};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const UNIT: &str = "e2e-unit";
@@ -36,12 +36,12 @@ fn a_unit_is_not_moved() {
     let pid = stage.unit.pid(Daemon::Cm);
 
     let mut attack = Attack::new(&listener);
-    attack.messages(MESSAGES / 10);
+    attack.messages(TO_UNIT / 10);
     let memory = private_dirty(&stage.unit);
-    attack.messages(MESSAGES - MESSAGES / 10);
-    let connections = 1 + attack.violations();
+    attack.messages(TO_UNIT - TO_UNIT / 10);
+    let violated = attack.violations();
 
-    let expected = (attack.unreadable, attack.invalid, attack.foreign, connections);
+    let expected = (attack.unreadable, attack.invalid, attack.foreign, violated, 1 + violated);
     wait_for_or_last("the counters of the Unit", LIMIT, || {
         let counters = counters(&stage.unit).map_err(|error| error.to_string())?;
         let number = |path: &str| counters.pointer(path).and_then(Value::as_u64).unwrap_or_default();
@@ -49,19 +49,20 @@ fn a_unit_is_not_moved() {
             number("/refused/unreadable"),
             number("/refused/invalid"),
             number("/refused/foreign"),
+            number("/refused/violated"),
             number("/connections"),
         );
         if found == expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}")) }
     })
     .unwrap();
-    eprintln!("unreadable, invalid, foreign, connections: {expected:?}; good ones {}", attack.good);
+    eprintln!("unreadable, invalid, foreign, violated, connections: {expected:?}; good ones {}", attack.good);
     assert!(attack.unreadable > 500 && attack.invalid > 500 && attack.foreign > 50 && attack.good > 500);
     let log = stage.unit.log(Daemon::Cm);
     for (words, count) in [
         ("unreadable frame dropped: ", attack.unreadable),
         ("invalid message", attack.invalid),
         ("message for another Unit", attack.foreign),
-        ("link to the cloud lost: ", connections - 1),
+        ("link to the cloud lost: ", violated),
     ] {
         assert_eq!(lines(&log, &[words]) as u64, count, "{words} in the log");
     }

@@ -13,7 +13,7 @@ use aos_testbed::{Cloud, Site, Stage, http, wait, wait_for_or_last};
 use serde_json::{Value, json};
 
 use crate::bare::{BareUnit, alerts};
-use crate::{FRAMES, GROWTH, MESSAGES, corpus, lines, private_dirty};
+use crate::{FRAMES, GROWTH, TO_CLOUD, corpus, lines, private_dirty};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// Fewer than a Unit may send at once.
@@ -77,9 +77,9 @@ fn the_cloud_and_other_units_are_not_moved() {
     let mut attack = Attack::new(&hostile);
     let mut memory = 0;
     let during = watch(&witness, || {
-        attack.messages(MESSAGES / 10);
+        attack.messages(TO_CLOUD / 10);
         memory = private_dirty(pid);
-        attack.messages(MESSAGES - MESSAGES / 10);
+        attack.messages(TO_CLOUD - TO_CLOUD / 10);
         attack.frames(FRAMES);
     });
 

@@ -10,8 +10,10 @@ use std::path::Path;
 
 use aos_fuzz_corpus::corpus::{committed, examples};
 
-/// Mutated messages of each test.
-const MESSAGES: usize = 9_700;
+/// Mutated messages of the test against the cloud.
+const TO_CLOUD: usize = 9_700;
+/// Mutated messages of the test against a Unit.
+const TO_UNIT: usize = 5_000;
 /// Mutated WebSocket frames of the test against the cloud.
 const FRAMES: usize = 300;
 /// Memory that a process may have more at the end than after the first tenth: allocators keep some pages.

@@ -85,7 +85,7 @@ pub(crate) fn grant(
 /// A serial number as the record has it, whatever digits a Unit writes for it; no number is empty.
 pub(crate) fn plain_serial(told: &str) -> String {
     let digits = told.trim();
-    let even = if digits.len() % 2 == 0 { digits.to_owned() } else { format!("0{digits}") };
+    let even = if digits.len().is_multiple_of(2) { digits.to_owned() } else { format!("0{digits}") };
     hex::decode(even).map(|bytes| aos_cloud_pki::serial_text(&bytes)).unwrap_or_default()
 }
 

@@ -40,6 +40,7 @@ fn of_type(kind: CertType) -> NewRenewal {
 }
 
 // D45
+// PRO-93, PRO-94, PRO-96, PRO-97, PRO-98, PRO-122
 #[tokio::test]
 async fn a_certificate_is_renewed_and_its_predecessor_ends_when_the_new_one_is_used() {
     let world = World::new();
@@ -82,6 +83,7 @@ async fn a_certificate_is_renewed_and_its_predecessor_ends_when_the_new_one_is_u
     assert!(!held.iter().any(|one| one.serial == old.serial), "the old one is revoked");
 }
 
+// PRO-95, PRO-98
 #[tokio::test]
 async fn what_was_not_asked_for_or_is_wrong_is_refused_and_noted() {
     let world = World::new();

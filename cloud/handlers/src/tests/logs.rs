@@ -51,6 +51,7 @@ async fn text(cloud: &Cloud, id: &str) -> String {
 }
 
 // D39, D40, D41: nodes by name, parts from 0 or 1 in any order, compressed or not.
+// PRO-87, PRO-90, PRO-91, PRO-121
 #[tokio::test]
 async fn a_log_is_put_together_from_parts_of_all_nodes() {
     let world = World::new();
@@ -86,6 +87,7 @@ async fn a_log_is_put_together_from_parts_of_all_nodes() {
 }
 
 // D38
+// PRO-92
 #[tokio::test]
 async fn a_log_that_fails_says_why_and_one_without_lines_is_empty() {
     let world = World::new();
@@ -126,6 +128,7 @@ async fn a_unit_that_does_not_answer_fails_the_request() {
 }
 
 // D42
+// PRO-89
 #[tokio::test]
 async fn a_unit_uploads_its_logs_with_the_token_of_the_request() {
     let world = World::new();

@@ -41,6 +41,7 @@ async fn of_rear(cloud: &Cloud) -> usize {
     cloud.certificates().await.iter().filter(|one| one.node_id == "rear").count()
 }
 
+// PRO-112, PRO-113, PRO-114, PRO-115, PRO-116, PRO-117, PRO-123
 #[tokio::test]
 async fn a_node_is_provisioned_and_deprovisioned() {
     let world = World::new();
@@ -84,6 +85,7 @@ async fn a_node_is_provisioned_and_deprovisioned() {
     assert_eq!(cloud.invalid().await.len(), 1);
 }
 
+// PRO-113, PRO-115
 #[tokio::test]
 async fn every_failure_ends_the_task_with_its_reason() {
     let world = World::new();

@@ -47,6 +47,7 @@ pub(super) fn alert(text: &str) -> Body {
     Body::Alerts(Alerts { items: vec![Alert::CoreAlert(alert)], refused: vec![] })
 }
 
+// PRO-71
 #[tokio::test]
 async fn one_bad_alert_does_not_drop_the_others() {
     let world = World::new();

@@ -29,7 +29,7 @@ fn count(world: &World, table: &str, txn: &str) -> i64 {
 /// Rounds of the scheduler that bring the answer and its acknowledgement over, with some to spare.
 const ROUNDS: usize = 12;
 
-// PRO-22, PRO-23: the program is killed after 0, 1, 2, ... rounds of its scheduler, and after the end of the
+// PRO-23: the program is killed after 0, 1, 2, ... rounds of its scheduler, and after the end of the
 // exchange. The cloud sends its message again after each crash. Every time the message takes
 // effect once, and all answers that the cloud ever sees are one and the same message.
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn an_answer_without_room_is_reported() {
     });
 }
 
-// Alerts and samples wait where they are while there is no link; with the link they come.
+// CM-29: alerts and samples wait where they are while there is no link; with the link they come.
 #[tokio::test]
 async fn without_a_link_nothing_is_handed_over() {
     in_time!(async {

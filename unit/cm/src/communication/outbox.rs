@@ -113,7 +113,7 @@ mod tests {
         Body::RequestBlobUrls(RequestBlobUrls { digests: vec![] })
     }
 
-    // PRO-22: the newest 1024 transactions are known, and not one more.
+    // The newest 1024 transactions are known, and not one more.
     #[test]
     fn the_memory_of_received_messages_has_an_edge() {
         let (_dir, db) = database();

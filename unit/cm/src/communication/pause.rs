@@ -42,7 +42,7 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    // CM-21: from 1 s to 10 min, without an end of the round.
+    // CM-22, PRO-28, DIS-11: from 1 s to 10 min, without an end of the round.
     #[test]
     fn pauses_double_up_to_ten_minutes() {
         let mut pauses = Pauses::default();
@@ -53,6 +53,7 @@ mod tests {
         assert_eq!(pauses.next(None, 0.5), S);
     }
 
+    // PRO-09, D6
     #[test]
     fn the_cloud_chooses_the_first_pause() {
         let mut pauses = Pauses::default();

@@ -24,7 +24,7 @@ async fn until(rig: &Rig, wanted: impl Fn(&CloudState) -> bool) {
     in_time(state.wait_for(wanted)).await.unwrap();
 }
 
-// PRO-10: a cloud that says nothing at all is given up after the configured time, and not before.
+// PRO-31: a cloud that says nothing at all is given up after the configured time, and not before.
 #[tokio::test]
 async fn a_silent_cloud_is_given_up() {
     let (discovery, sockets) = cloud().await;
@@ -96,7 +96,7 @@ async fn kept_messages_are_sent_until_they_are_acknowledged() {
     assert_eq!((counters.sent, counters.resent, counters.acknowledged), (101, 0, 101));
 }
 
-// D3: a message that the cloud never acknowledges is reported once, holds up nobody, is sent again on the next
+// D3, DIS-03, CM-21, PRO-26, PRO-27: a message that the cloud never acknowledges is reported once, holds up nobody, is sent again on the next
 // link, and leaves the outbox only when it is acknowledged.
 #[tokio::test]
 async fn a_parked_message_stays_and_is_told_once() {
@@ -180,7 +180,7 @@ async fn kept_messages_wait_for_room() {
     until(&rig, |state| state.queued == 0).await;
 }
 
-// CM-35, D13: a new certificate is used as soon as what is kept has been acknowledged.
+// CM-35, ARC-21, D13: a new certificate is used as soon as what is kept has been acknowledged.
 #[tokio::test]
 async fn a_new_certificate_waits_for_confirmations() {
     let (discovery, sockets) = cloud().await;
@@ -238,7 +238,7 @@ async fn a_new_certificate_ends_waiting() {
     peer.greeted().await;
 }
 
-// D10: text frames and fragments are taken as well as whole binary frames.
+// D10, PRO-03: text frames and fragments are taken as well as whole binary frames.
 #[tokio::test]
 async fn messages_come_in_any_frames() {
     use tokio_tungstenite::tungstenite::protocol::frame::Frame;

@@ -13,7 +13,7 @@ async fn dead() -> String {
     Sockets::new().await.url()
 }
 
-// CM-20, CM-21: the question, the token, the first message.
+// CM-20, PRO-04, PRO-06, PRO-07, PRO-11, PRO-30, PRO-32: the question, the token, the first message.
 #[tokio::test]
 async fn what_is_asked_and_sent() {
     let (discovery, sockets) = cloud().await;
@@ -35,7 +35,7 @@ async fn what_is_asked_and_sent() {
     assert!(peer.next().await.is_none(), "a polite end");
 }
 
-// D8: each address once, in their order, with pauses that grow; then discovery again.
+// D8, DIS-08, PRO-10, PRO-14: each address once, in their order, with pauses that grow; then discovery again.
 #[tokio::test]
 async fn addresses_are_tried_in_turn_and_then_discovery() {
     let (refusing, good) = (Sockets::new().await, Sockets::new().await);
@@ -68,7 +68,7 @@ async fn an_unauthorised_upgrade_asks_anew() {
     assert_eq!(discovery.asked.lock().unwrap().len(), 2);
 }
 
-// Other discovery servers are asked at once; a circle of them ends the attempt.
+// PRO-12: other discovery servers are asked at once; a circle of them ends the attempt.
 #[tokio::test]
 async fn redirections_are_followed() {
     let (last, sockets) = cloud().await;
@@ -97,6 +97,7 @@ async fn addresses_of_web_sockets_in_a_redirection_are_used() {
     let _ = tokio::join!(sockets.accept(), rig.greet());
 }
 
+// PRO-12
 #[tokio::test]
 async fn the_cloud_may_ask_to_come_later() {
     let sockets = Sockets::new().await;
@@ -108,7 +109,7 @@ async fn the_cloud_may_ask_to_come_later() {
     let _ = tokio::join!(sockets.accept(), rig.greet());
 }
 
-// D4: the code as number, as text, as name in any letter case, and none.
+// D4, PRO-12: the code as number, as text, as name in any letter case, and none.
 #[tokio::test]
 async fn a_good_code_in_any_form_connects() {
     for code in [json!(0), json!("0"), json!("NoError"), json!("NOERROR"), json!(0.0), json!(null)] {
@@ -120,7 +121,7 @@ async fn a_good_code_in_any_form_connects() {
     }
 }
 
-// D18: keys in any letter case, null as nothing, numbers as text, unknown keys.
+// D18, PRO-08, PRO-11: keys in any letter case, null as nothing, numbers as text, unknown keys.
 #[tokio::test]
 async fn an_odd_answer_is_read() {
     let sockets = Sockets::new().await;
@@ -134,7 +135,7 @@ async fn an_odd_answer_is_read() {
     assert!(!peer.headers.contains("authorization"), "{}", peer.headers);
 }
 
-// D5: whatever cannot be used is a failure: a pause, then the next question. Nobody connects.
+// D5, PRO-12: whatever cannot be used is a failure: a pause, then the next question. Nobody connects.
 #[tokio::test]
 async fn useless_answers_back_off() {
     let sockets = Sockets::new().await;
@@ -165,7 +166,7 @@ async fn useless_answers_back_off() {
     futures_util::future::join_all(attempts).await;
 }
 
-// CM-22, D6
+// CM-22, D6, PRO-09
 #[tokio::test]
 async fn the_first_pause_is_what_the_cloud_wishes() {
     let addresses = [dead().await, dead().await];
@@ -177,7 +178,7 @@ async fn the_first_pause_is_what_the_cloud_wishes() {
     rig.stop().await;
 }
 
-// CM-22: after a good link the same address is the first, at once and without a question.
+// PRO-13: after a good link the same address is the first, at once and without a question.
 #[tokio::test]
 async fn a_good_link_comes_back_at_once() {
     let (discovery, sockets) = cloud().await;

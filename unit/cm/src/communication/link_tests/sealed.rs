@@ -14,7 +14,7 @@ use crate::app::tests::iam::Iam;
 const MARK: &str = "AOS_CM_TEST_INSIDE";
 const NAME: &str = "communication::tests::sealed::enveloped_frames_are_opened_with_a_key_in_the_token";
 
-// D11
+// D11, DIS-10, IAM-21
 #[test]
 fn enveloped_frames_are_opened_with_a_key_in_the_token() {
     if std::env::var_os(MARK).is_some() {

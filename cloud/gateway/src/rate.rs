@@ -1,8 +1,9 @@
 //! How much one Unit may send: two buckets, and what happens when one is empty. Pure.
 //!
 //! First the Unit is read more slowly, which its TCP connection passes on to it. When that goes on, it is
-//! asked to come again later; when that changes nothing, it is cut. A Unit that has recovered half of both
-//! buckets starts anew.
+//! asked to come again later, and not read until half of what may come at once may come again: else what
+//! comes again would use up all there is. When that changes nothing, it is cut. A Unit whose buckets are
+//! full again starts anew.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,10 @@ use crate::settings::RateLimits;
 
 /// Longest pause that is asked for.
 const MAX_RETRY: Duration = Duration::from_mins(1);
+/// A bucket counts as full from this part of its burst on.
+const FULL: f64 = 0.95;
+/// What has to be there again after something was turned away, as a part of the burst.
+const HALF: f64 = 0.5;
 
 /// What to do with a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,18 +32,22 @@ pub(crate) struct Rate {
     messages: f64,
     bytes: f64,
     at: Instant,
-    /// Since when a bucket has been empty, without recovering.
+    /// Since when a bucket has been empty, without both being full again.
     pressed: Option<Instant>,
+    /// What has to be there before anything is read, as a part of the burst.
+    wanted: f64,
 }
 
 impl Rate {
     pub(crate) fn new(limits: &RateLimits, now: Instant) -> Self {
-        Self { messages: limits.message_burst, bytes: limits.byte_burst, at: now, pressed: None }
+        Self { messages: limits.message_burst, bytes: limits.byte_burst, at: now, pressed: None, wanted: 0.0 }
     }
 
     /// A frame of `bytes` has come.
     pub(crate) fn on_frame(&mut self, limits: &RateLimits, now: Instant, bytes: usize) -> Verdict {
         self.refill(limits, now);
+        // It was read, so the pause is over.
+        self.wanted = 0.0;
         self.messages -= 1.0;
         // Frames are bounded far below what an f64 counts exactly.
         self.bytes -= u32::try_from(bytes).map_or(f64::from(u32::MAX), f64::from);
@@ -49,7 +58,8 @@ impl Rate {
         if since < limits.patience {
             Verdict::Take
         } else if since < limits.patience + limits.abuse {
-            Verdict::Later(self.time_until(limits, 0.5).min(MAX_RETRY))
+            self.wanted = HALF;
+            Verdict::Later(self.time_until(limits, HALF).min(MAX_RETRY))
         } else {
             Verdict::Cut
         }
@@ -58,8 +68,12 @@ impl Rate {
     /// How long nothing may be read. Nothing is owed: no time.
     pub(crate) fn pause(&mut self, limits: &RateLimits, now: Instant) -> Option<Duration> {
         self.refill(limits, now);
-        let pause = self.time_until(limits, 0.0);
-        (pause > Duration::ZERO).then_some(pause)
+        let pause = self.time_until(limits, self.wanted);
+        if pause.is_zero() {
+            self.wanted = 0.0;
+            return None;
+        }
+        Some(pause)
     }
 
     fn refill(&mut self, limits: &RateLimits, now: Instant) {
@@ -67,8 +81,7 @@ impl Rate {
         self.at = self.at.max(now);
         self.messages = (self.messages + passed * limits.messages_per_second).min(limits.message_burst);
         self.bytes = (self.bytes + passed * limits.bytes_per_second).min(limits.byte_burst);
-        let recovered = self.messages >= limits.message_burst / 2.0 && self.bytes >= limits.byte_burst / 2.0;
-        if recovered {
+        if self.messages >= limits.message_burst * FULL && self.bytes >= limits.byte_burst * FULL {
             self.pressed = None;
         }
     }
@@ -120,10 +133,10 @@ mod tests {
     fn pressure_first_then_nacks_then_the_end() {
         let start = Instant::now();
         let (taken, later, cut) = flood(&mut Rate::new(&LIMITS, start), start, Duration::from_mins(2));
-        // The burst, and five seconds at the rate.
-        assert!((70..=72).contains(&taken), "{taken}");
-        assert!((299..=301).contains(&later), "{later}");
-        assert!(cut.unwrap() >= Duration::from_secs(35) && cut.unwrap() < Duration::from_secs(36));
+        // The burst, and what came back meanwhile; one is turned away for each half of the burst.
+        assert!((330..=360).contains(&taken), "{taken}");
+        assert!((25..=30).contains(&later), "{later}");
+        assert!(cut.unwrap() >= Duration::from_secs(35) && cut.unwrap() < Duration::from_secs(37));
     }
 
     #[test]

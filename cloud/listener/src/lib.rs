@@ -29,6 +29,7 @@ const HEADER_TIME: Duration = Duration::from_secs(20);
 pub struct Listener {
     incoming: Incoming,
     name: &'static str,
+    header_time: Duration,
 }
 
 impl Listener {
@@ -40,13 +41,19 @@ impl Listener {
         limits: Limits,
     ) -> Result<Self, TlsError> {
         let incoming = Incoming::bind_tls(address, config, Protocol::Http1).await?;
-        Ok(Self { incoming: incoming.with_limits(limits), name })
+        Ok(Self { incoming: incoming.with_limits(limits), name, header_time: HEADER_TIME })
     }
 
     /// Listens without TLS, for what only this machine may see.
     pub async fn bind_plain(name: &'static str, address: &str, limits: Limits) -> Result<Self, TlsError> {
         let incoming = Incoming::bind_plain(address).await?;
-        Ok(Self { incoming: incoming.with_limits(limits), name })
+        Ok(Self { incoming: incoming.with_limits(limits), name, header_time: HEADER_TIME })
+    }
+
+    /// Another time for the headers of a request than 20 s; it also ends connections that ask nothing.
+    pub fn with_header_time(mut self, time: Duration) -> Self {
+        self.header_time = time;
+        self
     }
 
     /// What it counts about connections and handshakes.
@@ -66,7 +73,13 @@ impl Listener {
             tokio::select! {
                 () = stop.wait() => break,
                 connection = self.incoming.accept() => {
-                    let work = serve_connection(connection, router.clone(), stop.clone(), self.name);
+                    let work = serve_connection(
+                        connection,
+                        router.clone(),
+                        stop.clone(),
+                        self.name,
+                        self.header_time,
+                    );
                     connections.spawn(work);
                 }
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
@@ -80,7 +93,13 @@ impl Listener {
     }
 }
 
-async fn serve_connection(connection: ServerConnection, router: Router, stop: Shutdown, name: &'static str) {
+async fn serve_connection(
+    connection: ServerConnection,
+    router: Router,
+    stop: Shutdown,
+    name: &'static str,
+    header_time: Duration,
+) {
     let peer = connection.peer().clone();
     let address = peer.address;
     let service = hyper::service::service_fn(move |mut request: Request<IncomingBody>| {
@@ -90,7 +109,7 @@ async fn serve_connection(connection: ServerConnection, router: Router, stop: Sh
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(header_time)
         .max_buf_size(MAX_HEADERS)
         .title_case_headers(true);
     let work = builder.serve_connection(TokioIo::new(connection), service).with_upgrades();

@@ -104,7 +104,7 @@ fn nothing_accepted_is_lost_or_done_twice_through_cuts_and_kills() {
 
 #[test]
 fn what_an_overloaded_cloud_turns_away_comes_again_and_is_done_once() {
-    let limits = ["--unit-messages-per-second", "2", "--unit-message-burst", "4", "--unit-patience", "0"];
+    let limits = ["--unit-messages-per-second", "4", "--unit-message-burst", "6", "--unit-patience", "0"];
     let mut scene = Scene::with_cloud("e2e-nacks", &limits, |_| {});
     scene.deploy_handles();
     scene.run(&["env", "set", UNIT, "LEVEL=patient", "--item", ITEM]);

@@ -41,9 +41,9 @@
 //! * [`Action::Deliver`] comes once per message. The message is acknowledged when the shell says
 //!   [`Event::Accepted`], which it does after the effect is durable. To be exact across restarts, store the
 //!   transaction together with the effect, and hand the last [`Config::remembered`] of them to
-//!   [`Session::new`].
-//!   What comes again after 1024 others were accepted is delivered again; between our ends that cannot be,
-//!   because the sender's queue is shorter and repeats its oldest message first.
+//!   [`Session::new`]; a shell whose store tells repetitions itself may remember fewer here. What comes again
+//!   after that many others were accepted is delivered again. Between our ends 1024 are enough: a sender keeps
+//!   at most 1000 messages, and on a new connection repeats the ones it had sent before it sends newer ones.
 //! * Tries are counted only while connected. Whatever was in flight when a connection broke is sent again on
 //!   the next one, byte for byte.
 //! * A durable message that is out of tries on a live connection is parked ([`Action::Parked`], once): most
@@ -57,6 +57,8 @@
 //!   share a window of 32.
 //! * The queue holds at most 1000 messages and 16 MiB. Monitoring gives way first, then alerts; any other
 //!   message that finds no room is refused and said so ([`DropReason::QueueFull`]).
+//! * An idle session takes half a kilobyte, queue and lists included, and 16 bytes for each remembered
+//!   transaction ([`Session::memory_bytes`]): 17 KiB with 1024 of them.
 //! * A tick before [`Session::next_deadline`] does nothing, and every due tick moves the deadline on.
 
 mod config;

@@ -71,13 +71,15 @@ fn idle_session_is_small() {
     assert!(cloud.session.memory_bytes() > fresh + bytes(&target).len(), "what is queued counts");
     cloud.ack(&target.header.txn);
     let idle = cloud.session.memory_bytes();
-    assert!(idle <= fresh + 4 * 16 && idle < 1024, "{idle} bytes, fresh {fresh}");
+    println!("fresh {fresh}, idle {idle}");
+    assert!(idle <= fresh + 4 * 16 && idle < 640, "{idle} bytes, fresh {fresh}");
     for _ in 0..2000 {
         let sample = alerts();
         cloud.receive(&sample);
         cloud.on(Event::Accepted(sample.header.txn));
     }
     let full = cloud.session.memory_bytes();
+    println!("with all transactions {full}");
     assert!(full <= fresh + 1024 * 16 && full < 18 * 1024, "{full} bytes");
 }
 

@@ -57,7 +57,11 @@ impl Cloud {
         let pki =
             Pki::open(&data.join("pki"), &hosts, now).context("cannot open the certificate authority")?;
         let pki = Arc::new(pki);
-        let store = Store::open(&data.join("cloud.db")).context("cannot open the store")?;
+        let metrics = Metrics::new();
+        let commits = metrics.clone();
+        let on_commit = move |time, jobs| commits.committed(time, jobs);
+        let store =
+            Store::open_observed(&data.join("cloud.db"), on_commit).context("cannot open the store")?;
         bootstrap(data, &store).await?;
 
         let server = IdentitySlot::holding(server_key(&pki)?);
@@ -118,7 +122,6 @@ impl Cloud {
                 }
             }
         });
-        let metrics = Metrics::new();
         metrics.show_listener(units.counts());
         if let Some(told) = told {
             let metrics = metrics.clone();

@@ -41,7 +41,7 @@ fn cases(count: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(2500))]
+    #![proptest_config(cases(2000))]
 
     /// PRO-19, PRO-22, PRO-26: what must arrive takes effect exactly once, acknowledged only when on disk, in
     /// the order of its kind; statuses end at the newest; queues keep their bounds; nothing spins.

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const UNIT: &str = "e2e-unit";
 const BATCH: usize = 20;
 
-/// REL-07: bad input of a cloud that the Unit trusts.
+/// Bad input of a cloud that the Unit trusts.
 #[test]
 fn a_unit_is_not_moved() {
     let site = Arc::new(Site::new("e2e-hostile-cloud").unwrap());

@@ -62,7 +62,7 @@ impl Refusals {
     }
 }
 
-/// REL-07: bad input of a Unit with good credentials.
+/// CLO-09: bad input of a Unit with good credentials.
 #[test]
 fn the_cloud_and_other_units_are_not_moved() {
     let site = Site::new("e2e-hostile").unwrap();

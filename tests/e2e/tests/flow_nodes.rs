@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::fs;
+
 use aos_testbed::{Daemon, Secondary, process};
 use common::{LIMIT, Scene, UNIT, Way};
 use serde_json::{Value, json};
@@ -42,6 +44,32 @@ fn pause_and_resume(scene: &mut Scene) {
     scene.active("1.0.0");
     let error = scene.refused(&["node", "pause", UNIT, "nowhere"]);
     assert!(error.contains("no such node"), "{error}");
+}
+
+/// A Unit configuration goes with the desired status until the Unit has it; a lower version is refused.
+fn unit_config(scene: &mut Scene) {
+    let file = scene.stage.site.dir().join("unit-config.json");
+    let put = |version: &str, wait: bool| {
+        let document = json!({
+            "version": version,
+            "formatVersion": "7",
+            "nodes": [{"nodeGroupSubject": {"codename": "testbed-main"}, "labels": ["front"], "priority": 5}],
+        });
+        fs::write(&file, document.to_string()).unwrap();
+        let path = file.display().to_string();
+        let words = ["unit-config", "set", UNIT, &path, "--wait"];
+        scene.stage.operator.run(if wait { &words } else { &words[..4] })
+    };
+    let shown = put("1.2.0", true).unwrap();
+    assert!(shown.contains("1.2.0") && shown.contains("installed"), "{shown}");
+    let error = put("1.1.0", true).unwrap_err().to_string();
+    assert!(error.contains("not higher than 1.2.0"), "{error}");
+    let shown = put("1.3.0", true).unwrap();
+    assert!(shown.contains("1.3.0") && shown.contains("installed"), "{shown}");
+    let error = put("one", false).unwrap_err().to_string();
+    assert!(error.contains("version 'one'"), "{error}");
+    let sent = scene.sent(Way::In, "desiredStatus").pop().unwrap();
+    assert!(sent.data()["unitConfig"].is_null(), "what is installed is not sent again: {}", sent.json);
 }
 
 fn second_node(scene: &mut Scene) {
@@ -108,6 +136,7 @@ fn second_node(scene: &mut Scene) {
 fn nodes_are_paused_resumed_provisioned_and_deprovisioned_over_the_cloud() {
     let mut scene = Scene::online("e2e-nodes");
     pause_and_resume(&mut scene);
+    unit_config(&mut scene);
     second_node(&mut scene);
 
     // The main node holds the link itself: it cannot be taken away over it.

@@ -82,17 +82,6 @@ impl Store {
         self.add_event(unit_id, INVALID, body).await
     }
 
-    /// The newest messages of a kind, newest first: (time, body).
-    pub async fn events(
-        &self,
-        unit_id: &str,
-        kind: &str,
-        limit: u32,
-    ) -> Result<Vec<(i64, String)>, StoreError> {
-        let rows = self.read_events(unit_id, kind, 0, limit, "DESC").await?;
-        Ok(rows.into_iter().map(|row| (row.at, row.body)).collect())
-    }
-
     /// Messages of a kind with a number above `after`, oldest first.
     pub async fn events_after(
         &self,

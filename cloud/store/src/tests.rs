@@ -297,14 +297,14 @@ async fn events_and_audit_are_bounded() {
     for number in 0..300 {
         fixture.store.add_event(&unit.id, "alerts", number.to_string()).await.unwrap();
     }
-    let kept = fixture.store.events(&unit.id, "alerts", 1000).await.unwrap();
+    let kept = fixture.store.events_latest(&unit.id, "alerts", 1000).await.unwrap();
     assert_eq!(kept.len(), 256);
-    assert_eq!(kept[0].1, "299");
+    assert_eq!(kept[255].body, "299");
     let large = "x".repeat(1_500_000);
     for _ in 0..4 {
         fixture.store.add_event(&unit.id, "alerts", large.clone()).await.unwrap();
     }
-    let kept = fixture.store.events(&unit.id, "alerts", 1000).await.unwrap();
-    let bytes: usize = kept.iter().map(|(_, body)| body.len()).sum();
+    let kept = fixture.store.events_latest(&unit.id, "alerts", 1000).await.unwrap();
+    let bytes: usize = kept.iter().map(|row| row.body.len()).sum();
     assert_eq!((kept.len(), bytes), (2, 3_000_000), "bytes count as well");
 }

@@ -21,6 +21,8 @@ const MIGRATIONS: Migrations = Migrations::new(&[
 
 /// The update's position and wish.
 pub const UPDATE: &str = "update";
+/// The Unit's identity, as IAM told it last.
+pub const SYSTEM_ID: &str = "system_id";
 /// What the launcher was asked to run.
 pub const REQUESTS: &str = "requests";
 

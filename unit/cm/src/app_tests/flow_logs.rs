@@ -118,7 +118,7 @@ async fn parts_are_passed_on_and_failures_are_told() {
     });
 }
 
-// REL-02: a request that was open when the program died is asked anew; a node that does not come is given up.
+// REL-02: a request that was open when the program died is asked anew, one that was answered is not.
 #[tokio::test]
 async fn an_open_request_survives_a_crash() {
     in_time!(async {

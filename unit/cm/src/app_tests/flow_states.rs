@@ -96,7 +96,7 @@ fn reported_checksum(status: &aos_cloud_protocol::UnitStatus) -> Option<StateChe
     instances.find_map(|instance| instance.state_checksum.clone())
 }
 
-// PRO-68, PRO-99, PRO-101, PRO-102, PRO-124: written, sent, accepted; written, sent, rejected, asked for.
+// PRO-68, PRO-99, PRO-101, PRO-102, PRO-124, D15, D50: written, sent, accepted; written, sent, rejected, asked for.
 #[tokio::test]
 async fn a_new_state_is_sent_and_judged() {
     in_time!(async {
@@ -127,7 +127,7 @@ async fn a_new_state_is_sent_and_judged() {
     });
 }
 
-// PRO-100: a state of the cloud is checked, and written into the file that the instance has open.
+// PRO-100, D48: a state of the cloud is checked, and written into the file that the instance has open.
 #[tokio::test]
 async fn a_state_of_the_cloud_is_written() {
     in_time!(async {

@@ -303,7 +303,7 @@ async fn a_message_that_is_too_big_closes_the_link() {
     });
 }
 
-// REL-06: bad input changes nothing; what is readable is acknowledged, and refusals are reported.
+// REL-06, D14, D16: bad input changes nothing; what is readable is acknowledged, and refusals are reported.
 #[tokio::test]
 async fn bad_messages_change_nothing() {
     in_time!(async {
@@ -321,6 +321,10 @@ async fn bad_messages_change_nothing() {
         world.cloud.send_raw(message("unit-1", "b", serde_json::json!({"messageType": "unheardOf"}))).await;
         let bad = serde_json::json!({"messageType": "desiredStatus", "items": [{"item": {"id": "i"}}]});
         world.cloud.send_raw(message("unit-1", "c", bad)).await;
+        let wrong_way = serde_json::json!({"messageType": "unitStatus", "isDeltaInfo": true});
+        world.cloud.send_raw(message("unit-1", "e", wrong_way)).await;
+        let unasked = serde_json::json!({"messageType": "blobUrls", "correlationId": "y", "items": []});
+        world.cloud.send_raw(message("unit-1", "f", unasked)).await;
         let start = serde_json::json!({"messageType": "startProvisioningRequest", "correlationId": "x",
             "node": {"codename": "rear"}, "password": "p"});
         world.cloud.send_raw(message("unit-1", "d", start)).await;
@@ -329,11 +333,14 @@ async fn bad_messages_change_nothing() {
         let Body::StartProvisioningResponse(answer) = answer.body else { panic!("{answer:?}") };
         assert_eq!(answer.error_info.unwrap().code(), AosCode::Failed, "this IAM has no such service");
         world.cloud.acknowledged("d").await;
-        assert_eq!(world.cloud.acks.iter().filter(|txn| txn.len() == 1).collect::<Vec<_>>(), ["b", "c", "d"]);
+        assert_eq!(
+            world.cloud.acks.iter().filter(|txn| txn.len() == 1).collect::<Vec<_>>(),
+            ["b", "c", "e", "f", "d"]
+        );
         assert_eq!(world.document().await["update"]["appliedDesired"], 0);
 
         let mut told = Vec::new();
-        while told.len() < 2 {
+        while told.len() < 3 {
             if let Body::Alerts(alerts) = world.cloud.next().await.body {
                 told.extend(alerts.items.into_iter().filter_map(|alert| match alert {
                     aos_cloud_protocol::Alert::CoreAlert(alert) => Some(alert.message),
@@ -342,6 +349,7 @@ async fn bad_messages_change_nothing() {
             }
         }
         assert!(told.iter().all(|text| text.starts_with("message of the cloud refused: ")), "{told:?}");
+        assert!(told.iter().any(|text| text.contains("wrong direction")), "{told:?}");
     });
 }
 

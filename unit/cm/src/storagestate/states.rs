@@ -106,9 +106,8 @@ impl States {
         let followed = before.as_ref().is_some_and(|(known, _)| *known == file);
         let written = before.filter(|_| followed).and_then(|(_, written)| written);
         self.followed.insert(ident.clone(), Followed { file, quota, written });
-        if !followed {
-            self.arm(ident);
-        }
+        // Anew when it was followed already: the file may be another one by now.
+        self.arm(ident);
         !followed
     }
 

@@ -115,6 +115,8 @@ pub struct Coordinator {
     pub(super) configured: (mpsc::Sender<Configured>, mpsc::Receiver<Configured>),
     pub(super) certificate: String,
     pub(super) unit_config_file: PathBuf,
+    /// See [`Coordinator::address`].
+    pub(super) system_id: Option<SystemId>,
     /// What the link is told when the open transaction is committed.
     pub(super) after_commit: AfterCommit,
     machine_timer: Option<Instant>,
@@ -134,6 +136,7 @@ impl Coordinator {
         let environment = EnvironmentFlow::load(&parts.db)?;
         let logs = LogFlow::load(&parts.db)?;
         let tasks = Tasks::load(&parts.db)?;
+        let system_id = database::document(&parts.db, database::SYSTEM_ID)?.flatten();
         let now = Instant::now();
         Ok(Self {
             parts,
@@ -158,6 +161,7 @@ impl Coordinator {
             configured: mpsc::channel(4),
             certificate: config.cert_storage.clone(),
             unit_config_file: config.unit_config_file.clone(),
+            system_id,
             after_commit: AfterCommit::default(),
             machine_timer: None,
             start_timer: Some(now + config.nodes_connection_timeout),
@@ -282,6 +286,7 @@ impl Coordinator {
     fn on_cloud(&mut self, event: communication::Event) -> Result<(), CoordinatorError> {
         match event {
             communication::Event::Connected(answer) => {
+                self.address()?;
                 let snapshot = self.snapshot();
                 let _ = answer.send(self.reporter.full(snapshot));
             }

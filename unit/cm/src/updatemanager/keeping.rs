@@ -9,11 +9,11 @@
 //! after the commit.
 
 use aos_cloud_protocol::{Body, Envelope};
-use aos_ids::Txn;
+use aos_ids::{SystemId, Txn};
 
 use super::coordinator::{Coordinator, CoordinatorError};
 use crate::communication::outbox;
-use crate::database::StoreError;
+use crate::database::{self, StoreError};
 
 /// What the link is told after the commit.
 #[derive(Debug, Default)]
@@ -59,6 +59,17 @@ impl Coordinator {
         }
     }
 
+    /// The Unit's identity, also while IAM is away: work that an earlier run accepted may be done before IAM
+    /// tells who we are.
+    pub(super) fn address(&mut self) -> Result<Option<SystemId>, CoordinatorError> {
+        let told = self.parts.system_id.borrow().clone();
+        if told.is_some() && told != self.system_id {
+            database::put_document(&self.parts.db, database::SYSTEM_ID, &told)?;
+            self.system_id = told;
+        }
+        Ok(self.system_id.clone())
+    }
+
     /// Sends a message that must not be lost: it is kept on disk until the cloud has acknowledged it. One
     /// that finds no room is reported as an alert.
     pub(super) fn answer(
@@ -67,7 +78,7 @@ impl Coordinator {
         correlation_id: Option<String>,
     ) -> Result<(), CoordinatorError> {
         let kind = body.message_type();
-        let Some(system_id) = self.parts.system_id.borrow().clone() else {
+        let Some(system_id) = self.address()? else {
             tracing::error!("{kind} is lost: this Unit does not know its identity yet");
             return Ok(());
         };

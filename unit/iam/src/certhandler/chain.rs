@@ -13,6 +13,8 @@ use super::core::significant;
 use crate::Error;
 
 const MAX_CHAIN: usize = 4;
+/// Characters in a line of PEM text.
+const LINE: usize = 64;
 
 /// What we need to know of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,4 +105,13 @@ impl Parsed {
         self.subject == other.issuer
             || (self.subject_key_id.is_some() && self.subject_key_id == other.authority_key_id)
     }
+}
+
+/// A certificate as PEM text.
+pub fn pem(der: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(LINE).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }

@@ -1,11 +1,10 @@
 //! Certificates of all types: the owner of the tokens. Every method blocks.
 
-use aos_token::TokenSession;
 use tokio::sync::watch;
 
 use super::chain::{self, Parsed};
 use super::core::{CertRecord, Certificates, KeyId, Snapshot, evicted, reconcile, surplus};
-use super::module::{Module, id_of_url};
+use super::module::{Module, Session, id_of_url};
 use super::request;
 use crate::Error;
 use crate::config::CertModule;
@@ -152,7 +151,7 @@ impl Handler {
     fn store_certificate(
         &mut self,
         index: usize,
-        session: &TokenSession,
+        session: &Session,
         chain: &[Parsed],
         id: &[u8],
     ) -> Result<CertRecord, Error> {
@@ -180,7 +179,7 @@ impl Handler {
 
     /// Gives up the certificates that are too many. The new one is stored, so a failure here is only
     /// noted: the next certificate tries again.
-    fn trim(&mut self, index: usize, session: &TokenSession, new: &CertRecord) {
+    fn trim(&mut self, index: usize, session: &Session, new: &CertRecord) {
         let module = &self.modules[index];
         let of_type: Vec<CertRecord> =
             self.rows.iter().filter(|row| row.cert_type == new.cert_type).cloned().collect();
@@ -204,7 +203,7 @@ impl Handler {
 
     /// Gives up keys that waited longer than the one that has its certificate now: their requests were lost, or
     /// their answers are out of date.
-    fn drop_older(&mut self, index: usize, session: &TokenSession, older: &[KeyId]) {
+    fn drop_older(&mut self, index: usize, session: &Session, older: &[KeyId]) {
         for id in older {
             tracing::info!("a waiting key '{}' is out of date", self.modules[index].cert_type());
             self.drop_key(index, session, id);
@@ -248,7 +247,7 @@ impl Handler {
         })
     }
 
-    fn destroy_orphans(&mut self, index: usize, session: &TokenSession) {
+    fn destroy_orphans(&mut self, index: usize, session: &Session) {
         let module = &mut self.modules[index];
         for id in std::mem::take(&mut module.orphans) {
             if let Err(error) = module.destroy(session, &id) {
@@ -258,7 +257,7 @@ impl Handler {
         }
     }
 
-    fn evict(&mut self, index: usize, session: &TokenSession) -> Result<(), Error> {
+    fn evict(&mut self, index: usize, session: &Session) -> Result<(), Error> {
         for id in evicted(&self.modules[index].pending, MAX_PENDING).to_vec() {
             tracing::warn!("the oldest waiting key '{}' is given up", self.modules[index].cert_type());
             self.modules[index].destroy(session, &id)?;
@@ -276,7 +275,7 @@ impl Handler {
         Ok(id)
     }
 
-    fn drop_key(&mut self, index: usize, session: &TokenSession, id: &[u8]) {
+    fn drop_key(&mut self, index: usize, session: &Session, id: &[u8]) {
         let dropped = self.modules[index].destroy(session, id).and_then(|()| self.forget(index, id));
         if let Err(error) = dropped {
             tracing::warn!("a useless key stays until the next start: {}", crate::error::chain(&error));

@@ -6,6 +6,7 @@
 
 pub(crate) mod chain;
 mod core;
+mod files;
 mod handler;
 mod module;
 mod pin;

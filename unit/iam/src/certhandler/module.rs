@@ -7,9 +7,11 @@ use aos_token::{
     AuthPin, CertUrl, KeyKind, Library, ObjectKind, Pin, Pkcs11Url, SlotChoice, TokenError, TokenKey,
     TokenSession,
 };
+use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 
 use super::chain::{self, Parsed};
 use super::core::{CertRecord, KeyId, Scan};
+use super::files::{self, KeyFiles};
 use super::pin::{self, PinSource};
 use crate::Error;
 use crate::config::{Algorithm, CertModule};
@@ -24,16 +26,72 @@ pub(super) struct Module {
     pub(super) pending: Vec<KeyId>,
     /// Objects to destroy before the next key is made.
     pub(super) orphans: BTreeSet<KeyId>,
+    place: Place,
+}
+
+/// Where the keys of a type are.
+#[derive(Debug)]
+enum Place {
+    Token(Token),
+    Files(KeyFiles),
+}
+
+#[derive(Debug)]
+struct Token {
     library: Arc<Library>,
     choice: SlotChoice,
     pin: PinSource,
     session: Option<TokenSession>,
 }
 
+/// Access to the keys of a type.
+#[derive(Debug, Clone)]
+pub(super) enum Session {
+    Token(TokenSession),
+    Files(KeyFiles),
+}
+
+/// A new key.
+pub(super) enum Key {
+    Token(TokenKey),
+    File(Box<KeyPair>),
+}
+
+impl PublicKeyData for Key {
+    fn der_bytes(&self) -> &[u8] {
+        match self {
+            Self::Token(key) => key.der_bytes(),
+            Self::File(key) => key.der_bytes(),
+        }
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        match self {
+            Self::Token(key) => key.algorithm(),
+            Self::File(key) => PublicKeyData::algorithm(&**key),
+        }
+    }
+}
+
+impl SigningKey for Key {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        match self {
+            Self::Token(key) => SigningKey::sign(key, message),
+            Self::File(key) => key.sign(message),
+        }
+    }
+}
+
 impl Module {
     /// Loads the library; the token is looked for when it is needed.
     pub(super) fn open(config: CertModule) -> Result<Self, Error> {
+        let (pending, orphans) = (Vec::new(), BTreeSet::new());
         let params = &config.params;
+        if !params.key_dir.as_os_str().is_empty() {
+            tracing::warn!("keys of type '{}' are kept in files; this is for development only", config.id);
+            let place = Place::Files(KeyFiles::new(&params.key_dir, &config.id));
+            return Ok(Self { config, pending, orphans, place });
+        }
         let library = Library::open(&params.library).map_err(|source| Error::Token {
             doing: "load the PKCS#11 library",
             cert_type: config.id.clone(),
@@ -45,15 +103,8 @@ impl Module {
             (None, None) => SlotChoice::Label(token_label(&config).to_owned()),
         };
         let pin = PinSource::new(params)?;
-        Ok(Self {
-            pending: Vec::new(),
-            orphans: BTreeSet::new(),
-            library,
-            choice,
-            pin,
-            session: None,
-            config,
-        })
+        let place = Place::Token(Token { library, choice, pin, session: None });
+        Ok(Self { config, pending, orphans, place })
     }
 
     pub(super) fn cert_type(&self) -> &str {
@@ -62,29 +113,26 @@ impl Module {
 
     /// Whether both use the same token.
     pub(super) fn shares_token(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.library, &other.library) && self.choice == other.choice
+        match (&self.place, &other.place) {
+            (Place::Token(one), Place::Token(two)) => {
+                Arc::ptr_eq(&one.library, &two.library) && one.choice == two.choice
+            }
+            _ => self.config.id == other.config.id,
+        }
     }
 
-    /// A logged-in session; `None` as long as nobody owns the token.
-    pub(super) fn session(&mut self) -> Result<Option<TokenSession>, Error> {
-        if let Some(session) = &self.session {
-            return Ok(Some(session.clone()));
-        }
+    /// Access to the keys; `None` as long as nobody owns the token.
+    pub(super) fn session(&mut self) -> Result<Option<Session>, Error> {
         let failed = self.failed("open the token");
-        let Some(token) = self.library.find_token(&self.choice).map_err(&failed)? else {
-            return Err(failed(TokenError::NoToken { label: token_label(&self.config).to_owned() }));
-        };
-        if !token.is_initialised().map_err(&failed)? {
-            return Ok(None);
+        let label = token_label(&self.config).to_owned();
+        match &mut self.place {
+            Place::Token(token) => Ok(token.session(&label).map_err(failed)?.map(Session::Token)),
+            Place::Files(files) => Ok(files.is_owned().then(|| Session::Files(files.clone()))),
         }
-        let pin = self.pin.login_pin().map_err(&failed)?;
-        let session = token.open(&pin).map_err(&failed)?;
-        self.session = Some(session.clone());
-        Ok(Some(session))
     }
 
     /// As [`Self::session`], where the token must be owned.
-    pub(super) fn owned_session(&mut self) -> Result<TokenSession, Error> {
+    pub(super) fn owned_session(&mut self) -> Result<Session, Error> {
         self.session()?.ok_or_else(|| {
             Error::Failed(format!(
                 "the token of certificate type '{}' has no owner yet; provisioning must be started first",
@@ -95,32 +143,54 @@ impl Module {
 
     /// Initialises the token of `sharing`, all of which use the same one. Everything on it is erased.
     pub(super) fn set_owner(sharing: &mut [&mut Self], password: &str) -> Result<(), Error> {
-        let sources: Vec<&PinSource> = sharing.iter().map(|module| &module.pin).collect();
-        let user_pin = pin::settle(&sources)?;
-        let so_pin = match sources.first() {
-            Some(PinSource::Tee(_)) => AuthPin::from(String::new()),
-            _ => AuthPin::from(password.to_owned()),
-        };
+        let mut sources = Vec::new();
         for module in sharing.iter_mut() {
-            module.session = None;
+            match &mut module.place {
+                Place::Files(files) => files.take_over()?,
+                Place::Token(token) => {
+                    token.session = None;
+                    sources.push(token.pin.clone());
+                }
+            }
+        }
+        if let Some(source) = sources.first() {
+            let user_pin = pin::settle(&sources.iter().collect::<Vec<_>>())?;
+            let so_pin = match source {
+                PinSource::Tee(_) => AuthPin::from(String::new()),
+                PinSource::File(_) => AuthPin::from(password.to_owned()),
+            };
+            if let Some(first) = sharing.first_mut() {
+                let failed = first.failed("take ownership of the token");
+                let label = token_label(&first.config).to_owned();
+                if let Place::Token(token) = &mut first.place {
+                    token.set_owner(&label, &so_pin, &user_pin).map_err(failed)?;
+                }
+            }
+        }
+        for module in sharing.iter_mut() {
             module.pending.clear();
             module.orphans.clear();
-        }
-        let Some(first) = sharing.first_mut() else { return Ok(()) };
-        let failed = first.failed("take ownership of the token");
-        let label = token_label(&first.config).to_owned();
-        let token = first.library.find_token(&first.choice).map_err(&failed)?;
-        let token = token.ok_or_else(|| failed(TokenError::NoToken { label: label.clone() }))?;
-        token.init(&so_pin, &label, &user_pin).map_err(&failed)?;
-        // Some tokens keep objects of the owner over an initialisation.
-        if let Some(session) = first.session()? {
-            session.clear().map_err(&failed)?;
         }
         Ok(())
     }
 
     /// What the token holds for this type.
-    pub(super) fn scan(&self, session: &TokenSession) -> Result<Scan, Error> {
+    pub(super) fn scan(&self, session: &Session) -> Result<Scan, Error> {
+        let session = match session {
+            Session::Token(session) => session,
+            Session::Files(files) => {
+                let (keys, certificates) = files.list()?;
+                let record = |(id, leaf): (KeyId, Option<Parsed>)| {
+                    let record = leaf.map(|leaf| self.record(&leaf, &id));
+                    (id, record)
+                };
+                return Ok(Scan {
+                    private_keys: keys.clone(),
+                    public_keys: keys,
+                    certificates: certificates.into_iter().map(record).collect(),
+                });
+            }
+        };
         let failed = self.failed("look through the token");
         let mut scan = Scan::default();
         for object in session.list_objects(Some(&self.config.id)).map_err(&failed)? {
@@ -141,24 +211,36 @@ impl Module {
         Ok(scan)
     }
 
-    pub(super) fn generate_key(&self, session: &TokenSession, id: [u8; 16]) -> Result<TokenKey, Error> {
+    pub(super) fn generate_key(&self, session: &Session, id: [u8; 16]) -> Result<Key, Error> {
+        let session = match session {
+            Session::Token(session) => session,
+            Session::Files(files) => {
+                return Ok(Key::File(Box::new(files.generate(self.config.algorithm, &id)?)));
+            }
+        };
         let kind = match self.config.algorithm {
             Algorithm::Ecc => KeyKind::EcP384,
             Algorithm::Rsa => KeyKind::Rsa2048,
         };
-        session.generate_key(kind, id, &self.config.id).map_err(self.failed("generate a key"))
+        self.again(|| session.generate_key(kind, id, &self.config.id))
+            .map(Key::Token)
+            .map_err(self.failed("generate a key"))
     }
 
     /// The waiting key that `certificate` is for.
-    pub(super) fn key_of(&self, session: &TokenSession, certificate: &Parsed) -> Result<KeyId, Error> {
+    pub(super) fn key_of(&self, session: &Session, certificate: &Parsed) -> Result<KeyId, Error> {
         for id in self.pending.iter().rev() {
-            let matches = session
-                .private_key(id, &self.config.id)
-                .and_then(|key| key.matches_certificate(&certificate.der));
+            let matches = match session {
+                Session::Token(session) => self
+                    .again(|| session.private_key(id, &self.config.id))
+                    .and_then(|key| key.matches_certificate(&certificate.der))
+                    .map_err(self.failed("use a waiting key")),
+                Session::Files(files) => files.matches(id, certificate),
+            };
             match matches {
                 Ok(true) => return Ok(id.clone()),
                 Ok(false) => {}
-                Err(error) => tracing::warn!("a waiting key of '{}' cannot be used: {error}", self.config.id),
+                Err(error) => tracing::warn!("{}", crate::error::chain(&error)),
             }
         }
         Err(Error::NotFound(format!(
@@ -167,18 +249,41 @@ impl Module {
         )))
     }
 
+    /// Tries what fails once more after the module has read its tokens anew: one that went away and came back, or
+    /// was changed by another process, is not seen before.
+    fn again<T>(&self, operation: impl Fn() -> Result<T, TokenError>) -> Result<T, TokenError> {
+        match (operation(), &self.place) {
+            (
+                Err(TokenError::NoToken { .. } | TokenError::NotFound { .. } | TokenError::Call { .. }),
+                Place::Token(token),
+            ) => {
+                token.library.refresh()?;
+                operation()
+            }
+            (other, _) => other,
+        }
+    }
+
     /// Stores a chain, leaf first. The leaf comes last: with it the certificate counts as complete.
-    pub(super) fn import(&self, session: &TokenSession, chain: &[Parsed], id: &[u8]) -> Result<(), Error> {
+    pub(super) fn import(&self, session: &Session, chain: &[Parsed], id: &[u8]) -> Result<(), Error> {
+        let session = match session {
+            Session::Token(session) => session,
+            Session::Files(files) => return files.import(chain, id),
+        };
         let failed = self.failed("store a certificate in the token");
         let Some((leaf, authorities)) = chain.split_first() else { return Ok(()) };
         for authority in authorities {
-            session.import_ca_certificate(&authority.der).map_err(&failed)?;
+            self.again(|| session.import_ca_certificate(&authority.der)).map_err(&failed)?;
         }
-        session.import_certificate(&leaf.der, id, &self.config.id).map_err(failed)
+        self.again(|| session.import_certificate(&leaf.der, id, &self.config.id)).map_err(failed)
     }
 
     /// Destroys certificate and key pair with this identity.
-    pub(super) fn destroy(&self, session: &TokenSession, id: &[u8]) -> Result<(), Error> {
+    pub(super) fn destroy(&self, session: &Session, id: &[u8]) -> Result<(), Error> {
+        let session = match session {
+            Session::Token(session) => session,
+            Session::Files(files) => return files.destroy(id),
+        };
         let failed = self.failed("remove objects from the token");
         session.destroy_certificate(id, &self.config.id).map_err(&failed)?;
         session.destroy_key_pair(id, &self.config.id).map_err(failed)
@@ -186,25 +291,31 @@ impl Module {
 
     /// The row for a certificate whose key has this identity.
     pub(super) fn record(&self, certificate: &Parsed, id: &[u8]) -> CertRecord {
-        let url = self.url(id);
+        let (cert_url, key_url) = match &self.place {
+            Place::Files(files) => files.urls(id),
+            Place::Token(token) => {
+                let url = self.url(&token.pin, id);
+                (url.clone(), url)
+            }
+        };
         CertRecord {
             cert_type: self.config.id.clone(),
             issuer: certificate.issuer.clone(),
             serial: certificate.serial.clone(),
-            cert_url: url.clone(),
-            key_url: url,
+            cert_url,
+            key_url,
             not_after: certificate.not_after,
         }
     }
 
-    fn url(&self, id: &[u8]) -> String {
+    fn url(&self, pin: &PinSource, id: &[u8]) -> String {
         let params = &self.config.params;
         CertUrl::Pkcs11(Pkcs11Url {
             token: Some(token_label(&self.config).to_owned()),
             object: self.config.id.clone(),
             id: id.to_vec(),
             module_path: params.module_path_in_url.then(|| params.library.clone()),
-            pin: match &self.pin {
+            pin: match pin {
                 PinSource::File(path) => Pin::Source(path.clone()),
                 PinSource::Tee(_) => Pin::None,
             },
@@ -215,6 +326,34 @@ impl Module {
     fn failed(&self, doing: &'static str) -> impl Fn(TokenError) -> Error + use<> {
         let cert_type = self.config.id.clone();
         move |source| Error::Token { doing, cert_type: cert_type.clone(), source: Box::new(source) }
+    }
+}
+
+impl Token {
+    fn session(&mut self, label: &str) -> Result<Option<TokenSession>, TokenError> {
+        if let Some(session) = &self.session {
+            return Ok(Some(session.clone()));
+        }
+        let Some(token) = self.library.find_token(&self.choice)? else {
+            return Err(TokenError::NoToken { label: label.to_owned() });
+        };
+        if !token.is_initialised()? {
+            return Ok(None);
+        }
+        let session = token.open(&self.pin.login_pin()?)?;
+        self.session = Some(session.clone());
+        Ok(Some(session))
+    }
+
+    fn set_owner(&mut self, label: &str, so_pin: &AuthPin, user_pin: &AuthPin) -> Result<(), TokenError> {
+        let token = self.library.find_token(&self.choice)?;
+        let token = token.ok_or_else(|| TokenError::NoToken { label: label.to_owned() })?;
+        token.init(so_pin, label, user_pin)?;
+        // Some tokens keep objects of the owner over an initialisation.
+        if let Some(session) = self.session(label)? {
+            session.clear()?;
+        }
+        Ok(())
     }
 }
 
@@ -229,6 +368,7 @@ fn token_label(config: &CertModule) -> &str {
 pub(super) fn id_of_url(url: &str) -> Option<KeyId> {
     match CertUrl::parse(url) {
         Ok(CertUrl::Pkcs11(url)) => Some(url.id),
-        _ => None,
+        Ok(CertUrl::File(path)) => files::id_of(&path),
+        Err(_) => None,
     }
 }

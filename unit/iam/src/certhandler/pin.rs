@@ -110,6 +110,7 @@ mod tests {
 
     use super::*;
 
+    // IAM 26.5
     #[test]
     fn tee_identities_match_the_vectors() {
         assert_eq!(tee_pin("public", 1, 2).unwrap(), "public");
@@ -119,6 +120,7 @@ mod tests {
         assert!(tee_pin("kernel", 0, 0).is_err());
     }
 
+    // IAM 26.5
     #[test]
     fn a_new_pin_is_private_and_an_old_one_is_kept() {
         let dir = tempfile::tempdir().unwrap();

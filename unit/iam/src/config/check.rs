@@ -19,6 +19,7 @@ const MAX_PARTITION_TYPES: usize = 4;
 const MAX_CALLERS: usize = 16;
 const API_VERSIONS: [u64; 3] = [5, 6, 7];
 const MODULE_PLUGIN: &str = "pkcs11module";
+const FILE_PLUGIN: &str = "filemodule";
 
 struct Complaint<'a> {
     file: &'a Path,
@@ -65,7 +66,7 @@ pub(super) fn check(file: &Path, raw: Config) -> Result<Checked, ConfigError> {
         return Err(complaint.value("nodeInfo", "missing"));
     };
     check_node(&complaint, &node)?;
-    let modules = check_modules(&complaint, &raw.cert_modules)?;
+    let modules = check_modules(&complaint, &raw.cert_modules, raw.allow_file_keys)?;
     if raw.working_dir.as_os_str().is_empty() {
         return Err(complaint.value("workingDir", "missing; a directory for the database is needed"));
     }
@@ -97,11 +98,20 @@ fn check_node(complaint: &Complaint<'_>, node: &NodeInfoConfig) -> Result<(), Co
 fn check_modules(
     complaint: &Complaint<'_>,
     entries: &[CertModuleConfig],
+    allow_files: bool,
 ) -> Result<Vec<CertModule>, ConfigError> {
     let mut modules: Vec<CertModule> = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
         let key = |name: &str| format!("certModules[{index}].{name}");
-        if entry.plugin != MODULE_PLUGIN {
+        let in_files = entry.plugin == FILE_PLUGIN;
+        if in_files && !allow_files {
+            let reason = format!(
+                "'{FILE_PLUGIN}' keeps keys in files that can be copied; set 'allowFileKeys' on development \
+                 machines, use '{MODULE_PLUGIN}' on all others"
+            );
+            return Err(complaint.value(key("plugin"), reason));
+        }
+        if entry.plugin != MODULE_PLUGIN && !in_files {
             let reason = format!("'{}' is unknown, the only one is '{MODULE_PLUGIN}'", entry.plugin);
             return Err(complaint.value(key("plugin"), reason));
         }
@@ -122,7 +132,13 @@ fn check_modules(
             let reason = format!("'{name}' is longer than {MAX_NAME_LENGTH} bytes");
             return Err(complaint.value(key("alternativeNames"), reason));
         }
-        check_params(complaint, index, entry)?;
+        if in_files == entry.params.key_dir.as_os_str().is_empty() {
+            let reason = format!("needed with '{FILE_PLUGIN}', and only there");
+            return Err(complaint.value(key("params.keyDir"), reason));
+        }
+        if !in_files {
+            check_params(complaint, index, entry)?;
+        }
         modules.push(CertModule {
             id: entry.id.clone(),
             algorithm: algorithm(complaint, &key("algorithm"), &entry.algorithm_word)?,

@@ -82,6 +82,8 @@ pub struct Config {
     pub authorize_callers: bool,
     /// With `authorizeCallers`: certificate types by service, in place of the built-in ones.
     pub callers: BTreeMap<String, Vec<String>>,
+    /// Allows certificate types to keep their keys in files: for development only.
+    pub allow_file_keys: bool,
     /// Switches the permission services on.
     pub enable_permissions_handler: bool,
     /// Directory of the database.
@@ -233,7 +235,7 @@ pub enum KeyUsage {
 pub struct CertModuleConfig {
     /// Name of the type.
     pub id: String,
-    /// Must be `pkcs11module`.
+    /// `pkcs11module`, or `filemodule` where `allowFileKeys` is set.
     pub plugin: String,
     /// `ecc` or `rsa`.
     #[serde(rename = "algorithm")]
@@ -272,6 +274,8 @@ pub struct TokenParams {
     pub user_pin_path: PathBuf,
     /// Whether URLs name the library.
     pub module_path_in_url: bool,
+    /// Folder of key files, for plugin `filemodule`.
+    pub key_dir: PathBuf,
     /// User for a TEE login.
     pub uid: u32,
     /// Group for a TEE login.

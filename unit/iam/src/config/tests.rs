@@ -38,6 +38,7 @@ fn file(change: impl FnOnce(&mut Value)) -> Result<Checked, ConfigError> {
     load(&path)
 }
 
+// IAM 26.1
 #[test]
 fn upstream_files_are_read_with_keys_in_any_case() {
     let config = file(|_| {}).unwrap();
@@ -57,6 +58,7 @@ fn upstream_files_are_read_with_keys_in_any_case() {
     assert_eq!((disk.max_items, disk.self_signed, disk.params.slot_id), (1, true, Some(1)));
 }
 
+// IAM 26.1
 #[test]
 fn a_missing_file_is_not_found() {
     assert_eq!(load(Path::new("/nowhere/iam.cfg")).unwrap_err().code(), AosCode::NotFound);
@@ -76,6 +78,7 @@ fn disabled_modules_are_skipped_but_their_plugin_counts() {
 /// One wrong value: where it is, what it is, what is answered, and which key the message names.
 type Wrong = (&'static str, Value, AosCode, &'static str);
 
+// IAM 26.1, IAM 26.3, IAM 26.5
 #[test]
 fn wrong_values_are_refused_with_their_key() {
     let many_attrs: Value =

@@ -14,6 +14,7 @@ fn config(dir: &Path) -> NodeInfoConfig {
     }
 }
 
+// IAM 26.3
 #[test]
 fn describes_the_node_from_files() {
     let dir = tempfile::tempdir().unwrap();
@@ -34,6 +35,7 @@ fn describes_the_node_from_files() {
     assert_eq!(info.error, None);
 }
 
+// IAM 26.3
 #[test]
 fn missing_and_empty_sources_end_the_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -50,6 +52,7 @@ fn missing_and_empty_sources_end_the_start() {
     assert_eq!(CurrentNode::open(&bad).unwrap_err().code(), aos_status::AosCode::NotFound);
 }
 
+// IAM 26.2
 #[test]
 fn state_file_is_the_bare_word_and_absent_when_unprovisioned() {
     let dir = tempfile::tempdir().unwrap();
@@ -70,6 +73,7 @@ fn state_file_is_the_bare_word_and_absent_when_unprovisioned() {
     assert!(!path.exists());
 }
 
+// IAM 26.2
 #[test]
 fn unreadable_state_is_an_error_state_and_the_start_goes_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -83,6 +87,7 @@ fn unreadable_state_is_an_error_state_and_the_start_goes_on() {
     }
 }
 
+// IAM 26.3
 #[test]
 fn processors_of_x86_are_grouped_by_socket() {
     let entry = |processor: u32, socket: u32, name: &str| {
@@ -108,6 +113,7 @@ fn processors_of_arm_are_counted() {
     assert_eq!((cpus[0].cores, cpus[0].threads), (3, 3));
 }
 
+// IAM 26.3
 #[test]
 fn corrupt_processor_text_gives_one_default_processor() {
     for text in ["", "\n\n", "nonsense", "processor : 0\ncpu cores : many\n", "physical id : x\n"] {

@@ -46,6 +46,7 @@ fn node() -> NodeInfo {
     }
 }
 
+// IAM 26.16
 #[test]
 fn certificates_take_their_key_from_the_waiting_ones() {
     let dir = tempfile::tempdir().unwrap();

@@ -39,6 +39,7 @@ fn identity_comes_from_files() {
     assert_eq!(identity.subjects, ["one", "two"]);
 }
 
+// IAM 26.4
 #[test]
 fn models_in_a_wrong_form_end_the_start() {
     let long = format!("m;{}", "1".repeat(33));
@@ -53,6 +54,7 @@ fn models_in_a_wrong_form_end_the_start() {
     assert_eq!(from_files(&files.params()).unwrap_err().code(), AosCode::NotFound);
 }
 
+// IAM 26.4
 #[test]
 fn wrong_subjects_are_no_subjects() {
     let many = "subject\n".repeat(65);

@@ -48,6 +48,7 @@ fn connected(now: Instant) -> Controller {
     controller
 }
 
+// IAM 26.11
 #[test]
 fn each_server_takes_its_kind_of_node() {
     let now = Instant::now();
@@ -88,6 +89,7 @@ fn a_stranger_cannot_displace_a_connected_node() {
     assert!(matches!(actions[..], [Action::Connected(2, _)]), "a node that was reset comes back");
 }
 
+// IAM 26.11
 #[test]
 fn the_end_of_an_older_stream_is_not_the_end_of_the_node() {
     let now = Instant::now();
@@ -118,6 +120,7 @@ fn requests_of_a_kind_wait_for_one_another_and_other_kinds_do_not() {
     assert_eq!(controller.on(now, Event::Answered(1, paused())), [], "nobody waits");
 }
 
+// IAM 26.12
 #[test]
 fn an_absent_node_costs_three_tries_and_no_last_pause() {
     let mut now = Instant::now();

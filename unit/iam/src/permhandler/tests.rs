@@ -27,6 +27,7 @@ impl Fixture {
     }
 }
 
+// IAM 26.15
 #[tokio::test]
 async fn registration_answers_questions_and_survives_a_restart() {
     let fixture = Fixture { dir: tempfile::tempdir().unwrap() };
@@ -50,6 +51,7 @@ async fn registration_answers_questions_and_survives_a_restart() {
     assert!(handler.permissions(secret, "vis".into()).await.is_err());
 }
 
+// IAM 26.15
 #[tokio::test]
 async fn limits_are_kept() {
     let fixture = Fixture { dir: tempfile::tempdir().unwrap() };
@@ -72,6 +74,7 @@ fn a_registration_never_shows_its_secret() {
     assert!(!format!("{registration:?}").contains("geheim"));
 }
 
+// IAM 26.15
 #[test]
 fn registrations_of_another_boot_are_forgotten() {
     let dir = tempfile::tempdir().unwrap();

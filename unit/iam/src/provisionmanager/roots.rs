@@ -17,7 +17,6 @@ const MODE: u32 = 0o644;
 /// Root certificates in the file.
 const MAX_ROOTS: usize = 16;
 const MAX_FILE: u64 = 1024 * 1024;
-const LINE: usize = 64;
 
 #[derive(Debug, Clone)]
 pub(super) struct RootFile {
@@ -98,7 +97,7 @@ fn merged(present: &[u8], given: &[String], now: i64) -> Result<String, Error> {
     if roots.len() > MAX_ROOTS {
         return Err(Error::TooMany(format!("more than {MAX_ROOTS} root certificates")));
     }
-    Ok(roots.iter().map(|der| pem(der)).collect())
+    Ok(roots.iter().map(|der| crate::certhandler::chain::pem(der)).collect())
 }
 
 fn check_root(der: &[u8]) -> Result<(), Error> {
@@ -111,14 +110,6 @@ fn check_root(der: &[u8]) -> Result<(), Error> {
         return Err(Error::InvalidArgument(format!("'{}' is no authority", parsed.subject())));
     }
     Ok(())
-}
-
-fn pem(der: &[u8]) -> String {
-    use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> =
-        text.as_bytes().chunks(LINE).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ fn shell(script: &str) -> Vec<String> {
     argv(&["sh", "-c", script])
 }
 
+// IAM 26.18
 #[tokio::test]
 async fn empty_commands_are_skipped_and_quiet_ones_succeed() {
     command::run(&[]).await.unwrap();

@@ -38,6 +38,7 @@ fn objects(rig: &Rig, label: &str, cert_type: &str) -> usize {
 }
 
 // IAM-17, IAM-26
+// IAM 26.7, IAM 26.9
 #[test]
 fn a_third_certificate_replaces_the_one_that_ends_first() {
     with_softhsm("certificates::a_third_certificate_replaces_the_one_that_ends_first", async |rig| {
@@ -80,6 +81,7 @@ fn a_third_certificate_replaces_the_one_that_ends_first() {
     });
 }
 
+// IAM 26.7
 #[test]
 fn a_wrong_certificate_costs_nothing() {
     with_softhsm("certificates::a_wrong_certificate_costs_nothing", async |rig| {
@@ -127,6 +129,7 @@ fn waiting_keys_are_bounded() {
     });
 }
 
+// IAM 26.8
 #[test]
 fn token_and_database_agree_after_a_start() {
     with_softhsm("certificates::token_and_database_agree_after_a_start", async |rig| {
@@ -182,6 +185,7 @@ fn a_damaged_database_costs_no_certificate() {
 }
 
 // ARC-21
+// IAM 26.10
 #[test]
 fn servers_show_their_new_certificate_without_a_restart() {
     with_softhsm("certificates::servers_show_their_new_certificate_without_a_restart", async |rig| {
@@ -234,4 +238,105 @@ async fn shown_serial(address: &str, roots: &std::path::Path) -> Vec<u8> {
     let leaf = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
     let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
     leaf.serial.to_bytes_be()
+}
+
+// IAM 26.16. Older releases wrote the PIN itself into their URLs.
+#[test]
+fn urls_of_older_releases_lose_their_pin() {
+    with_softhsm("certificates::urls_of_older_releases_lose_their_pin", async |rig| {
+        rig.prepare(|_| {});
+        let authority = Authority::new("Unit CA");
+        let daemon = owned(&rig).await;
+        let now = daemon.issue(&authority, "online", 2101).await;
+        daemon.stop().await;
+        let pin = std::fs::read_to_string(rig.path("pins/user")).unwrap();
+        let (kept, _) = now.cert_url.split_once("pin-source=").unwrap();
+        let old = format!("{kept}pin-value={pin}");
+        let urls = |database: &rusqlite::Connection| -> String {
+            database.query_row("SELECT certURL || keyURL FROM certificates", [], |row| row.get(0)).unwrap()
+        };
+        let database = rusqlite::Connection::open(rig.path("work/iamanager.db")).unwrap();
+        database.execute("UPDATE certificates SET certURL = ?1, keyURL = ?1", [&old]).unwrap();
+        assert!(urls(&database).contains(&pin));
+        drop(database);
+        let daemon = rig.start("provisioning").await;
+        assert_eq!(daemon.certs().get_cert(get("online")).await.unwrap().into_inner(), now);
+        daemon.stop().await;
+        let database = rusqlite::Connection::open(rig.path("work/iamanager.db")).unwrap();
+        assert!(!urls(&database).contains(&pin));
+    });
+}
+
+// IAM 26.5, IAM 26.8. The module sees the token leave and come back, as with a reset or a lost bus.
+#[test]
+fn a_token_that_goes_away_is_used_again_when_it_is_back() {
+    with_softhsm("certificates::a_token_that_goes_away_is_used_again_when_it_is_back", async |rig| {
+        rig.prepare(|_| {});
+        let authority = Authority::new("Unit CA");
+        let daemon = owned(&rig).await;
+        let kept = daemon.issue(&authority, "online", 2101).await;
+        let csr = daemon.create_key("online").await;
+        let (tokens, away) = (rig.path("tokens"), rig.path("away"));
+        std::fs::rename(&tokens, &away).unwrap();
+        std::fs::create_dir(&tokens).unwrap();
+        let request = v6::CreateKeyRequest { r#type: "online".into(), ..Default::default() };
+        let refused = daemon.certificates().create_key(request).await.unwrap().into_inner();
+        let message = refused.error.unwrap().message;
+        assert!(message.contains("online"), "{message}");
+        assert_eq!(daemon.certs().get_cert(get("online")).await.unwrap().into_inner(), kept);
+        std::fs::remove_dir_all(&tokens).unwrap();
+        std::fs::rename(&away, &tokens).unwrap();
+        let answer = daemon.apply("online", &authority.sign(&csr, 2102)).await;
+        assert_eq!(answer.error, None, "the waiting key is still there");
+        daemon.issue(&authority, "online", 2103).await;
+        daemon.stop().await;
+    });
+}
+
+// IAM 26.5
+#[test]
+fn slots_are_chosen_by_index_and_by_number() {
+    with_softhsm("certificates::slots_are_chosen_by_index_and_by_number", async |rig| {
+        let with = |choice: (&str, Option<u64>)| {
+            let choice = (choice.0.to_owned(), choice.1);
+            rig.prepare(|config| {
+                for module in config["certModules"].as_array_mut().unwrap() {
+                    let params = module["params"].as_object_mut().unwrap();
+                    params.remove("tokenLabel");
+                    if let Some(number) = choice.1 {
+                        params.insert(choice.0.clone(), serde_json::json!(number));
+                    }
+                }
+            });
+        };
+        let authority = Authority::new("Unit CA");
+        with(("slotIndex", Some(0)));
+        let daemon = owned(&rig).await;
+        let first = daemon.issue(&authority, "online", 2101).await;
+        assert!(
+            first.cert_url.starts_with("pkcs11:token=aos;"),
+            "the label is the built-in one: {}",
+            first.cert_url
+        );
+        daemon.stop().await;
+        let output = std::process::Command::new("softhsm2-util").arg("--show-slots").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let slot =
+            text.lines().find_map(|line| line.strip_prefix("Slot ")?.trim().parse::<u64>().ok()).unwrap();
+        with(("slotID", Some(slot)));
+        let daemon = rig.start("provisioning").await;
+        assert_eq!(daemon.certs().get_cert(get("online")).await.unwrap().into_inner(), first);
+        daemon.issue(&authority, "online", 2102).await;
+        daemon.stop().await;
+        with(("", None));
+        let daemon = rig.start("provisioning").await;
+        daemon.issue(&authority, "online", 2103).await;
+        daemon.stop().await;
+        with(("slotIndex", Some(17)));
+        let daemon = rig.start("provisioning").await;
+        let request = v6::CreateKeyRequest { r#type: "online".into(), ..Default::default() };
+        let refused = daemon.certificates().create_key(request).await.unwrap().into_inner().error.unwrap();
+        assert!(refused.message.contains("slot 17"), "{}", refused.message);
+        daemon.stop().await;
+    });
 }

@@ -4,9 +4,11 @@
 
 mod access;
 mod certificates;
+mod files;
 mod generations;
 mod kills;
 mod nodes;
+mod oldmain;
 mod provisioning;
 mod rig;
 mod secondary;

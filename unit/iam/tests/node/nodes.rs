@@ -59,6 +59,7 @@ async fn becomes(channel: &Channel, id: &str, state: &str) {
 }
 
 // IAM-11, IAM-13
+// IAM 26.11, IAM 26.12, IAM 26.16
 #[test]
 fn secondary_nodes_register_and_take_orders() {
     with_softhsm("nodes::secondary_nodes_register_and_take_orders", async |rig| {
@@ -124,6 +125,7 @@ fn secondary_nodes_register_and_take_orders() {
     });
 }
 
+// IAM 26.15
 #[test]
 fn instances_keep_their_secret_over_a_kill() {
     with_softhsm("nodes::instances_keep_their_secret_over_a_kill", async |rig| {

@@ -151,6 +151,7 @@ fn get(cert_type: &str) -> v6::GetCertRequest {
 }
 
 // IAM-10, IAM-12, IAM-16, IAM-18, IAM-20, IAM-23, IAM-24, DIS-18, DIS-19
+// IAM 26.5, IAM 26.6, IAM 26.14
 #[test]
 fn a_main_node_is_provisioned_and_then_serves_over_tls() {
     with_softhsm("provisioning::a_main_node_is_provisioned_and_then_serves_over_tls", async |rig| {
@@ -250,6 +251,7 @@ fn a_key_waits_for_its_certificate_over_a_kill() {
 }
 
 // IAM-27
+// IAM 26.18
 #[test]
 fn deprovisioning_runs_its_command_and_opens_the_way_for_another_start() {
     with_softhsm(
@@ -285,6 +287,7 @@ fn deprovisioning_runs_its_command_and_opens_the_way_for_another_start() {
     );
 }
 
+// IAM 26.18
 #[test]
 fn failing_commands_are_reported_and_change_nothing() {
     with_softhsm("provisioning::failing_commands_are_reported_and_change_nothing", async |rig| {
@@ -309,6 +312,7 @@ fn failing_commands_are_reported_and_change_nothing() {
 }
 
 // A state file says what no state is; scripts may be cut while writing it.
+// IAM 26.2
 #[test]
 fn state_file_decides_what_the_node_is() {
     with_softhsm("provisioning::state_file_decides_what_the_node_is", async |rig| {

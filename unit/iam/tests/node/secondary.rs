@@ -1,10 +1,10 @@
 //! Two nodes: a secondary one is provisioned through the main one and stays linked to it.
 
-use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::iam_certificate_service_client::IamCertificateServiceClient;
 use aos_unit_api::iamanager::v6::iam_nodes_service_client::IamNodesServiceClient;
 use aos_unit_api::iamanager::v6::iam_provisioning_service_client::IamProvisioningServiceClient;
 use aos_unit_api::iamanager::v6::iam_public_nodes_service_client::IamPublicNodesServiceClient;
+use aos_unit_api::iamanager::{v6, v7};
 use serde_json::json;
 use tonic::transport::Channel;
 
@@ -44,6 +44,13 @@ async fn provision(main: &Channel, authority: &Authority) {
     let mut client = IamProvisioningServiceClient::new(main.clone());
     let start = v6::StartProvisioningRequest { node_id: ID.into(), password: PASSWORD.into() };
     assert_eq!(client.start_provisioning(start).await.unwrap().into_inner().error, None);
+    let roots = v7::UpdateRootCertsRequest { node_id: ID.into(), root_certs: vec![authority.pem()] };
+    let updated = v7::iam_certificate_service_client::IamCertificateServiceClient::new(main.clone())
+        .update_root_certs(roots)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((updated.error, updated.node_id.as_str()), (None, ID));
     let types = client.get_cert_types(v6::GetCertTypesRequest { node_id: ID.into() }).await.unwrap();
     assert_eq!(types.get_ref().types, ["iam", "sm"]);
     for cert_type in types.into_inner().types {
@@ -104,6 +111,7 @@ fn a_secondary_node_joins_and_takes_orders() {
 }
 
 // A fresh node joins a main node that is provisioned already: plain text fails, TLS does it.
+// IAM 26.13
 #[test]
 fn a_fresh_node_joins_a_provisioned_main_node() {
     with_softhsm("secondary::a_fresh_node_joins_a_provisioned_main_node", async |rig| {

@@ -40,7 +40,7 @@ fn wrong_configurations_are_refused_with_file_key_and_reason() {
         let error = rig.start_refused("provisioning").await;
         assert!(error.contains("iam.cfg") && error.contains("certModules[1].maxItems"), "{error}");
         rig.prepare(|config| config["identifier"]["plugin"] = json!("visidentifier"));
-        assert!(rig.start_refused("provisioning").await.contains("not supported yet"));
+        assert!(rig.start_refused("provisioning").await.contains("visServer"));
         rig.prepare(|config| config["identifier"] = json!(null));
         assert!(rig.start_refused("provisioning").await.contains("main node needs an 'identifier'"));
         rig.prepare(|config| config["certModules"][0]["params"]["library"] = json!("/nowhere/lib.so"));
@@ -68,6 +68,22 @@ fn a_lost_pin_ends_a_normal_start_and_is_healed_by_provisioning() {
         })
         .await;
         assert_eq!(status["provisioning"], false);
+        daemon.stop().await;
+    });
+}
+
+// IAM 26.1
+#[test]
+fn an_address_without_a_host_is_every_interface() {
+    with_softhsm("start::an_address_without_a_host_is_every_interface", async |rig| {
+        rig.prepare(|config| {
+            config["iamPublicServerUrl"] = json!(":0");
+            config["IAMPROTECTEDSERVERURL"] = config["iamProtectedServerUrl"].take();
+            config.as_object_mut().unwrap().remove("iamProtectedServerUrl");
+        });
+        let daemon = rig.start("provisioning").await;
+        assert!(daemon.public.starts_with("0.0.0.0:"), "{}", daemon.public);
+        assert!(daemon.protected.starts_with("127.0.0.1:"), "keys are read in any case");
         daemon.stop().await;
     });
 }

@@ -17,7 +17,11 @@ use crate::poll::Poll;
 use crate::view;
 
 /// Unit, item, subject, instance.
-type Place = (String, String, String, u64);
+type Place = (String, String, String, String);
+
+fn number(instance: &str) -> Result<u64, ApiError> {
+    instance.parse().map_err(|_| ApiError::bad_request("the instance is no number from 0"))
+}
 
 pub(crate) async fn list(
     State(api): State<Api>,
@@ -45,6 +49,7 @@ pub(crate) async fn show(
     let unit = caller.unit(&api, &unit).await?;
     let item = items::find(&api, &caller, &item).await?.id;
     let subject = view::subject(&unit, &subject)?;
+    let instance = number(&instance)?;
     let row = api.store.state(&unit.id, &StateKey { item, subject, instance }).await?;
     let row = row.ok_or_else(|| ApiError::not_found("the cloud has no state of this instance"))?;
     let mut shown = shown(&row);
@@ -83,6 +88,7 @@ async fn change(
     let unit = caller.own_unit(api, &unit).await?;
     let item = items::find(api, caller, &item).await?;
     let subject = view::subject(&unit, &subject)?;
+    let instance = number(&instance)?;
     let key = StateKey { item: item.id, subject, instance };
     let (action, row) = match state {
         Some(state) => ("state set", api.flows.set_state(&unit.id, key, state).await?),

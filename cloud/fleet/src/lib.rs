@@ -7,6 +7,7 @@
 //!   have a certificate renewed ([`may_renew`]), how a node is provisioned ([`node_task`]), which Unit
 //!   configuration may follow which ([`check_config`]).
 
+mod certificate_life;
 mod delivery;
 mod desired;
 mod divergence;
@@ -18,6 +19,9 @@ mod state;
 mod unit_config;
 mod versions;
 
+pub use certificate_life::{
+    MAX_ISSUED, Recorded, TOKEN_LIFE, also_due, may_recover, renewal_due_at, renewal_pause,
+};
 pub use delivery::{Delivery, Step};
 pub use desired::{Assigned, OwnerKind, Signing, Skipped, Target, desired_status};
 pub use divergence::{Comparison, compare};

@@ -209,3 +209,31 @@ async fn a_node_is_paused_and_resumed() {
         assert_eq!((node.state, error.message.as_str()), (NodeState::Provisioned, "not now"));
     });
 }
+
+// Requests for one node wait for each other; their number is bounded, and rows that cannot be read stop nothing.
+#[tokio::test]
+async fn requests_are_bounded_and_unreadable_ones_are_left_out() {
+    in_time!(async {
+        let mut world = world().await;
+        world.iam.orders.hang(Some("start rear pw"));
+        for _ in 0..64 {
+            world.cloud.send_as(start("rear"), Some(ID)).await;
+        }
+        world.cloud.send_as(start("rear"), Some(ID)).await;
+        assert_eq!(world.csrs().await.error_info.unwrap().message, "too many requests are open");
+        world.iam.orders.wait_for("start rear pw").await;
+        assert_eq!(world.iam.orders.take(), ["start rear pw"], "one after the other");
+
+        world.kill().await;
+        let db = rusqlite::Connection::open(world.config.database()).unwrap();
+        db.execute("UPDATE tasks SET body = '{'", []).unwrap();
+        world.iam.orders.hang(None);
+        world.start();
+        world.cloud.connected().await;
+        world.cloud.send_as(leave("rear"), Some(ID)).await;
+        assert_eq!(world.outcome().await.error_info, None);
+        assert!(world.iam.orders.take().is_empty());
+        let open: i64 = db.query_row("SELECT count(*) FROM tasks", [], |row| row.get(0)).unwrap();
+        assert_eq!(open, 0);
+    });
+}

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::operate::{
-    Alerts, EnvCommand, Logs, NodeCommand, NodeSwitch, NodeTask, Renew, Scope, StateCommand, StateOf,
-    UnitConfigCommand, Wait,
+    Alerts, CloudCommand, EnvCommand, Logs, NodeCommand, NodeSwitch, NodeTask, Renew, Scope, StateCommand,
+    StateOf, Switch, UnitConfigCommand, Wait,
 };
 pub use self::protocol::{Check, ProtocolCommand, Record, Replay, Side};
 
@@ -85,6 +85,9 @@ pub enum Command {
     /// Provision and deprovision secondary nodes, pause and resume nodes.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Look after the cloud itself (administrators only).
+    #[command(subcommand)]
+    Cloud(CloudCommand),
     /// Set and show the configuration of a Unit's nodes.
     #[command(subcommand)]
     UnitConfig(UnitConfigCommand),
@@ -181,6 +184,16 @@ pub enum UnitCommand {
     },
     /// Have a Unit renew certificates: it makes new keys, the cloud signs them.
     Renew(Renew),
+    /// Send messages with secrets sealed for the Unit's offline key, or no longer.
+    #[command(
+        after_help = "The Unit opens them only with \"openEnvelopedMessages\": true in its aos_cm.cfg: set that first."
+    )]
+    Seal {
+        /// System ID or cloud id of the Unit.
+        unit: String,
+        #[arg(value_enum)]
+        switch: Switch,
+    },
     /// Remove a deprovisioned Unit from the cloud.
     Delete {
         /// System ID or cloud id of the Unit.

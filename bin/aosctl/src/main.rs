@@ -8,6 +8,7 @@ mod cloud;
 mod enrol;
 mod env;
 mod follow;
+mod gateway;
 mod image;
 mod items;
 mod layer;
@@ -72,6 +73,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             UnitCommand::Deprovision { unit, force } => units::deprovision(&cloud, &unit, force, &out).await,
             UnitCommand::Nodes { unit } => nodes::list(&cloud, &unit, &out).await,
             UnitCommand::Renew(renew) => renew::renew(&cloud, &renew, &out).await,
+            UnitCommand::Seal { unit, switch } => gateway::seal(&cloud, &unit, switch, &out).await,
             UnitCommand::Delete { unit } => units::delete(&cloud, &unit, &out).await,
         },
         Command::Item(item) => match item {
@@ -87,6 +89,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Alerts(alerts) => observe::alerts(&cloud, &alerts, &out).await,
         Command::Monitoring { unit } => observe::monitoring(&cloud, &unit, &out).await,
         Command::Node(node) => nodes::run(&cloud, &node, &out).await,
+        Command::Cloud(command) => gateway::run(&cloud, &command, &out).await,
         Command::UnitConfig(config) => unit_config::run(&cloud, &config, &out).await,
         Command::Protocol(command) => protocol::run(&cloud, &command, &out).await,
     }

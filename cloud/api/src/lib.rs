@@ -97,6 +97,7 @@ impl Api {
             .route("/units/{unit}/nodes/{node}/pause", post(nodes::pause))
             .route("/units/{unit}/nodes/{node}/resume", post(nodes::resume))
             .route("/units/{unit}/unit-config", get(unit_config::show).put(unit_config::replace))
+            .route("/units/{unit}/sealed-messages", get(units::sealed).put(units::seal))
             .route("/units/{unit}/status", get(status::poll))
             .route("/units/{unit}/alerts", get(events::alerts))
             .route("/units/{unit}/monitoring", get(events::monitoring))

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::Api;
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::input::Asked;
+use crate::input::{Asked, Input};
 use crate::view;
 
 #[derive(Deserialize)]
@@ -77,6 +77,40 @@ pub(crate) async fn certificates(
         })
     });
     Ok(Json(view::whole_list(shown)))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Sealed {
+    sealed: bool,
+}
+
+/// Whether messages with secrets go to the Unit sealed for its offline key.
+pub(crate) async fn sealed(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let unit = caller.unit(&api, &key).await?;
+    Ok(Json(json!({"sealed": unit.enveloped})))
+}
+
+/// The Unit has to be set up to open them first, or it understands none of these messages.
+pub(crate) async fn seal(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Input(input): Input<Sealed>,
+) -> Result<Json<Value>, ApiError> {
+    let unit = caller.own_unit(&api, &key).await?;
+    api.store.set_enveloped(&unit.id, input.sealed).await?;
+    let entry = AuditEntry {
+        actor: caller.name(),
+        action: if input.sealed { "messages sealed" } else { "messages not sealed" },
+        object: unit.system_uid,
+        detail: String::new(),
+    };
+    api.store.audit(entry).await?;
+    Ok(Json(json!({"sealed": input.sealed})))
 }
 
 #[derive(Deserialize)]

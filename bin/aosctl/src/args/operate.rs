@@ -278,3 +278,26 @@ pub enum UnitConfigCommand {
         unit: String,
     },
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CloudCommand {
+    /// Show how many Units are connected and whether they are being moved away.
+    Status,
+    /// Move all Units away before a stop: each session ends after what it was doing, spread over some time.
+    Drain {
+        /// Seconds over which the sessions end.
+        #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+        over: u64,
+        /// Wait until no Unit is connected.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Let Units connect again.
+    Resume,
+}

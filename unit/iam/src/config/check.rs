@@ -16,6 +16,9 @@ const MAX_NAME_LENGTH: usize = 42;
 const MAX_ATTRIBUTES: usize = 16;
 const MAX_PARTITIONS: usize = 4;
 const MAX_PARTITION_TYPES: usize = 4;
+const MAX_PARTITION_TYPE: usize = 32;
+const MAX_TEXT: usize = 64;
+const MAX_SHORT_TEXT: usize = 16;
 const MAX_CALLERS: usize = 16;
 const API_VERSIONS: [u64; 3] = [5, 6, 7];
 const MODULE_PLUGIN: &str = "pkcs11module";
@@ -85,7 +88,37 @@ fn check_callers(complaint: &Complaint<'_>, raw: &Config) -> Result<(), ConfigEr
     Ok(())
 }
 
+/// Peers refuse a node whose description has longer texts.
+fn check_node_texts(complaint: &Complaint<'_>, node: &NodeInfoConfig) -> Result<(), ConfigError> {
+    let short = |key: &str, text: &str, max: usize| {
+        if text.len() <= max {
+            return Ok(());
+        }
+        Err(complaint
+            .value(format!("nodeInfo.{key}"), format!("longer than {max} bytes, which no peer accepts")))
+    };
+    let optional = |text: &Option<String>| text.clone().unwrap_or_default();
+    short("nodeName", &node.node_name, MAX_TEXT)?;
+    short("nodeType", &node.node_type, MAX_TEXT)?;
+    short("architecture", &optional(&node.architecture), MAX_SHORT_TEXT)?;
+    short("architectureVariant", &optional(&node.architecture_variant), MAX_SHORT_TEXT)?;
+    short("os", &optional(&node.os), MAX_SHORT_TEXT)?;
+    short("osVersion", &optional(&node.os_version), MAX_TEXT)?;
+    for (name, value) in &node.attrs {
+        short("attrs", name, MAX_TEXT)?;
+        short(&format!("attrs.{name}"), value, MAX_TEXT)?;
+    }
+    for (index, partition) in node.partitions.iter().enumerate() {
+        short(&format!("partitions[{index}].name"), &partition.name, MAX_TEXT)?;
+        for kind in &partition.types {
+            short(&format!("partitions[{index}].types"), kind, MAX_PARTITION_TYPE)?;
+        }
+    }
+    Ok(())
+}
+
 fn check_node(complaint: &Complaint<'_>, node: &NodeInfoConfig) -> Result<(), ConfigError> {
+    check_node_texts(complaint, node)?;
     complaint.at_most("nodeInfo.attrs", node.attrs.len(), MAX_ATTRIBUTES)?;
     complaint.at_most("nodeInfo.partitions", node.partitions.len(), MAX_PARTITIONS)?;
     for (index, partition) in node.partitions.iter().enumerate() {

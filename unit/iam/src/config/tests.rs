@@ -123,6 +123,23 @@ fn wrong_values_are_refused_with_their_key() {
         ("/nodeInfo/attrs", many_attrs, AosCode::NoMemory, "nodeInfo.attrs"),
         ("/nodeInfo/attrs/mainnode", json!(1), AosCode::InvalidArgument, "nodeInfo.attrs.mainnode"),
         ("/nodeReconnectInterval", json!("soon"), AosCode::InvalidArgument, "nodeReconnectInterval"),
+        ("/nodeInfo/nodeName", json!("x".repeat(65)), AosCode::InvalidArgument, "nodeInfo.nodeName"),
+        ("/nodeInfo/architecture", json!("x".repeat(17)), AosCode::InvalidArgument, "nodeInfo.architecture"),
+        (
+            "/nodeInfo/attrs/mainnode",
+            json!("x".repeat(65)),
+            AosCode::InvalidArgument,
+            "nodeInfo.attrs.mainnode",
+        ),
+        ("/apiVersion", json!(4), AosCode::InvalidArgument, "apiVersion"),
+        ("/callers", json!({"Nobody": []}), AosCode::InvalidArgument, "callers.Nobody"),
+        ("/certModules/0/plugin", json!("filemodule"), AosCode::InvalidArgument, "certModules[0].plugin"),
+        (
+            "/certModules/0/params/keyDir",
+            json!("/keys"),
+            AosCode::InvalidArgument,
+            "certModules[0].params.keyDir",
+        ),
         ("/workingDir", json!(""), AosCode::InvalidArgument, "workingDir"),
     ];
     for (place, value, code, key) in cases {

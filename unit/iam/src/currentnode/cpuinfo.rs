@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use super::Cpu;
 
 const MAX_SOCKETS: usize = 8;
+/// Bytes of a model name that peers accept.
+const MAX_NAME: usize = 64;
 
 #[derive(Default)]
 struct Socket {
@@ -32,7 +34,7 @@ pub(super) fn parse(text: &str, architecture: &str) -> Vec<Cpu> {
         let socket = sockets.entry(id).or_default();
         socket.processors += 1;
         if socket.processors == 1 {
-            socket.model_name = entry.get("model name").map(ToString::to_string).unwrap_or_default();
+            socket.model_name = entry.get("model name").map(|name| shortened(name)).unwrap_or_default();
             socket.cores = cores;
             socket.threads = threads;
         }
@@ -40,15 +42,35 @@ pub(super) fn parse(text: &str, architecture: &str) -> Vec<Cpu> {
     if sockets.is_empty() {
         return vec![default_cpu(architecture)];
     }
+    let board = board(text);
     sockets
         .into_values()
         .map(|socket| Cpu {
-            model_name: socket.model_name,
+            model_name: if socket.model_name.is_empty() { board.clone() } else { socket.model_name },
             cores: socket.cores.unwrap_or(socket.processors),
             threads: socket.threads.unwrap_or(socket.processors),
             ..default_cpu(architecture)
         })
         .collect()
+}
+
+/// What the end of an ARM file says about the machine, for processors without a name.
+fn board(text: &str) -> String {
+    let value = |key: &str| {
+        let line =
+            text.lines().rev().find(|line| line.split(':').next().is_some_and(|name| name.trim() == key));
+        line.and_then(|line| Some(shortened(line.split_once(':')?.1.trim())))
+    };
+    value("Model").or_else(|| value("Hardware")).unwrap_or_default()
+}
+
+/// As much of a name as peers accept.
+fn shortened(name: &str) -> String {
+    let mut end = name.len().min(MAX_NAME);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].to_owned()
 }
 
 fn default_cpu(architecture: &str) -> Cpu {

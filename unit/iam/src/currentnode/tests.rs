@@ -137,3 +137,25 @@ fn configured_architecture_wins_and_machines_have_oci_names() {
     assert_eq!(info.cpus[0].architecture, "arm64");
     assert_eq!(info.cpus[0].variant.as_deref(), Some("v8"));
 }
+
+/// Two sockets with two cores of two threads each, as a server tells them (shortened to what is read, and some
+/// of what is not).
+const X86_SERVER: &str = include_str!("samples/x86-two-sockets.txt");
+const ARM64_BOARD: &str = include_str!("samples/arm64-board.txt");
+const ARM32_BOARD: &str = include_str!("samples/arm32-board.txt");
+
+// IAM 26.3, IAM-06
+#[test]
+fn real_machines_are_described() {
+    let cpus = cpuinfo::parse(X86_SERVER, "amd64");
+    let shape: Vec<_> = cpus.iter().map(|cpu| (cpu.model_name.as_str(), cpu.cores, cpu.threads)).collect();
+    let xeon = "Intel(R) Xeon(R) Silver 4110 CPU @ 2.10GHz";
+    assert_eq!(shape, [(xeon, 2, 4), (xeon, 2, 4)]);
+    let [cpu] = &cpuinfo::parse(ARM64_BOARD, "arm64")[..] else { panic!("one socket") };
+    assert_eq!((cpu.model_name.as_str(), cpu.cores, cpu.threads), ("Raspberry Pi 4 Model B Rev 1.4", 4, 4));
+    assert_eq!(cpu.architecture, "arm64");
+    let [cpu] = &cpuinfo::parse(ARM32_BOARD, "arm")[..] else { panic!("one socket") };
+    assert_eq!((cpu.model_name.as_str(), cpu.cores), ("ARMv7 Processor rev 5 (v7l)", 2));
+    let long = format!("processor : 0\nmodel name : {}\u{e4}\n", "x".repeat(63));
+    assert_eq!(cpuinfo::parse(&long, "amd64")[0].model_name.len(), 63, "cut where a character ends");
+}

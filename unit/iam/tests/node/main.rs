@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure of these is the failure of the test")]
 
 mod access;
+mod bad_input;
 mod certificates;
 mod files;
 mod generations;

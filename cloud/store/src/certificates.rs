@@ -192,6 +192,9 @@ impl Store {
                     params![issuer, serial, now_micros()],
                 )
                 .map_err(&failed)?;
+            if changed == 0 {
+                return Ok(false);
+            }
             let unit_id: Option<String> = work
                 .sql
                 .query_row(
@@ -206,13 +209,14 @@ impl Store {
                 // A higher number ends the present session; the Unit may come back with a good certificate.
                 work.sql
                     .execute(
-                        "UPDATE units SET session = session + 1, online_status = 'Offline' WHERE id = ?1",
+                        "UPDATE units SET session = session + 1, online_status = 'Offline' \
+                         WHERE id = ?1 AND session > 0",
                         [&unit_id],
                     )
                     .map_err(&failed)?;
                 work.touch(&unit_id)?;
             }
-            Ok(changed > 0)
+            Ok(true)
         })
         .await
     }

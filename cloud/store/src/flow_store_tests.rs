@@ -287,3 +287,34 @@ async fn env_statuses_are_bounded_and_go_with_their_set() {
     store.transact(move |work| work.set_env(&id, "[]", "two")).await.unwrap();
     assert!(store.env_overrides(&unit).await.unwrap().unwrap().statuses.is_empty());
 }
+
+#[tokio::test]
+async fn states_are_bounded_in_number_and_bytes() {
+    let fixture = Fixture::new().await;
+    let unit = fixture.provisioned().await.id;
+    let put = |range: std::ops::Range<i64>, bytes: usize| {
+        let unit = unit.clone();
+        fixture.store.transact(move |work| {
+            for number in range {
+                let key = StateKey {
+                    item: format!("item-{number}"),
+                    subject: "subject".to_owned(),
+                    instance: number.unsigned_abs(),
+                };
+                let (checksum, content) = ("aa".to_owned(), "x".repeat(bytes));
+                work.put_state(&unit, &key, &NewState { checksum, content, source: StateSource::Unit })?;
+            }
+            Ok::<_, StoreError>(())
+        })
+    };
+    let kept = async || {
+        let states = fixture.store.states(&unit).await.unwrap();
+        let first = states.iter().map(|state| state.key.instance).min().unwrap();
+        (states.len(), first)
+    };
+    put(0..20, 1).await.unwrap();
+    // Full ones leave no room for the small ones that came before.
+    let full = MAX_STATE_BYTES / (8 * 1024 * 1024);
+    put(20..20 + full, 8 * 1024 * 1024).await.unwrap();
+    assert_eq!(kept().await, (usize::try_from(full).unwrap(), 20));
+}

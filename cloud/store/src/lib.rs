@@ -49,10 +49,10 @@ pub use logs::{LogNode, LogPart, LogRequest, MAX_LOG_BYTES, MAX_LOG_REQUESTS, Ne
 pub use node_tasks::{NodeTask, NodeWish};
 pub use outbox::{MAX_BYTES, MAX_ROWS, NewOutgoing, OutboxRow};
 pub use receipts::{REMEMBERED, Receipt, Received};
-pub use records::{AuditEntry, EVENT_BYTES_KEPT, EVENTS_KEPT, EventRow, INVALID, now_micros};
+pub use records::{AuditEntry, EVENT_BYTES_KEPT, EVENTS_KEPT, EventRow, INVALID, brief, now_micros};
 pub use renewals::{Renewal, RenewalCertificate};
 pub use sessions::OnlineStatus;
-pub use states::{NewState, StateKey, StateRow, StateSource};
+pub use states::{MAX_STATE_BYTES, MAX_STATES, NewState, StateKey, StateRow, StateSource};
 pub use status::{DesiredRow, StatusRow, UnitView, Wanted};
 pub use thread::{Store, Work};
 pub use unit_configs::UnitConfigRow;

@@ -33,7 +33,8 @@ pub enum Received<T> {
 
 impl Store {
     /// Lets a message take effect: `effect` and the memory of it are one atomic step. A message that took
-    /// effect before is left alone.
+    /// effect before is left alone. One of a Unit that was deprovisioned meanwhile is refused: what it tells
+    /// belongs to a life that was forgotten.
     pub async fn receive<T, E>(
         &self,
         receipt: Receipt,
@@ -75,6 +76,14 @@ impl Store {
 fn remember(work: &Work<'_>, receipt: &Receipt) -> Result<bool, StoreError> {
     let failed = sql("remember a message");
     let unit = receipt.unit_id.as_str();
+    let served = work
+        .sql
+        .prepare_cached("SELECT 1 FROM units WHERE id = ?1 AND status = 'provisioned'")
+        .and_then(|mut statement| statement.exists([unit]))
+        .map_err(&failed)?;
+    if !served {
+        return Err(StoreError::NotFound("provisioned Unit"));
+    }
     let newest: i64 = work
         .sql
         .prepare_cached("SELECT coalesce(max(seq), 0) FROM received_txns WHERE unit_id = ?1")

@@ -29,6 +29,20 @@ pub struct EventRow {
     pub body: String,
 }
 
+/// Longest text in a Unit's own words that is kept or logged, characters.
+const BRIEF: usize = 500;
+
+/// A text of a Unit, fit for a log and a row: cut, and on one line.
+pub fn brief(text: &str) -> String {
+    let mut characters = text.chars();
+    let visible = |character: char| if character.is_control() { ' ' } else { character };
+    let mut brief: String = characters.by_ref().take(BRIEF).map(visible).collect();
+    if characters.next().is_some() {
+        brief.push('…');
+    }
+    brief
+}
+
 /// Now, microseconds since 1970 UTC.
 pub fn now_micros() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -78,8 +92,8 @@ impl Store {
     /// Keeps that a Unit sent something that cannot be used: `kind` is the word for it on the wire, or
     /// `frame`.
     pub async fn note_invalid(&self, unit_id: &str, kind: &str, reason: &str) -> Result<(), StoreError> {
-        let body = serde_json::json!({"kind": kind, "reason": reason}).to_string();
-        self.add_event(unit_id, INVALID, body).await
+        let (unit_id, kind, reason) = (unit_id.to_owned(), kind.to_owned(), reason.to_owned());
+        self.transact(move |work| work.note_invalid(&unit_id, &kind, &reason)).await
     }
 
     /// Messages of a kind with a number above `after`, oldest first.
@@ -167,7 +181,7 @@ impl Work<'_> {
 
     /// Keeps that a message of a Unit could not be used; see [`Store::note_invalid`].
     pub fn note_invalid(&mut self, unit_id: &str, kind: &str, reason: &str) -> Result<(), StoreError> {
-        let body = serde_json::json!({"kind": kind, "reason": reason}).to_string();
+        let body = serde_json::json!({"kind": kind, "reason": brief(reason)}).to_string();
         self.add_events(unit_id, INVALID, &[body])
     }
 }

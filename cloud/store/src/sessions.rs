@@ -63,7 +63,7 @@ impl Store {
             let session = work
                 .sql
                 .query_row(
-                    "UPDATE units SET session = session + 1 WHERE id = ?1 AND status = 'provisioned' \
+                    "UPDATE units SET session = abs(session) + 1 WHERE id = ?1 AND status = 'provisioned' \
                      RETURNING session",
                     [&unit_id],
                     |row| row.get(0),

@@ -1,10 +1,18 @@
 //! States of instances: the newest of each, the one before it, and whether an update has arrived.
+//!
+//! A Unit names its instances itself, so it may name ever new ones. Limits per Unit: 4096 states and 128 MiB;
+//! of more the ones go that changed longest ago.
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use crate::error::StoreError;
 use crate::records::now_micros;
 use crate::thread::{Store, Work, sql};
+
+/// States kept for one Unit.
+pub const MAX_STATES: i64 = 4096;
+/// Bytes of states kept for one Unit, those before the present ones included.
+pub const MAX_STATE_BYTES: i64 = 128 * 1024 * 1024;
 
 /// Names an instance of a Unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +152,16 @@ impl Work<'_> {
                 ])
             })
             .map_err(sql("keep a state"))?;
+        self.sql
+            .prepare_cached(
+                "DELETE FROM states WHERE rowid IN (SELECT row FROM (SELECT rowid AS row, \
+                 row_number() OVER newest AS number, \
+                 sum(octet_length(content) + coalesce(octet_length(previous), 0)) OVER newest AS total \
+                 FROM states WHERE unit_id = ?1 WINDOW newest AS (ORDER BY changed_at DESC, rowid DESC)) \
+                 WHERE number > ?2 OR total > ?3)",
+            )
+            .and_then(|mut statement| statement.execute(params![unit_id, MAX_STATES, MAX_STATE_BYTES]))
+            .map_err(sql("drop old states"))?;
         self.touch(unit_id)
     }
 

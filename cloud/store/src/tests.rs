@@ -291,6 +291,46 @@ async fn deprovisioning_revokes_and_ends_the_session() {
 }
 
 #[tokio::test]
+async fn sessions_of_an_earlier_life_say_nothing_about_the_next() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let unit = fixture.provisioned().await.id;
+    let old = store.open_session(&unit).await.unwrap();
+    store.deprovision(&unit, true).await.unwrap();
+    let late = store.receive(receipt(&unit, "late"), |_| Ok::<_, StoreError>(())).await;
+    assert!(matches!(late, Err(StoreError::NotFound(_))), "{late:?}");
+    store.deprovision(&unit, true).await.unwrap();
+    // As before its first session, it may come with other keys.
+    store.provision(fixture.unit(), vec![certificate("online", 7, "f7")], NOW).await.unwrap();
+    store.provision(fixture.unit(), vec![certificate("online", 8, "f8")], NOW).await.unwrap();
+    let new = store.open_session(&unit).await.unwrap();
+    assert!(new > old);
+    store.close_session(&unit, old).await.unwrap();
+    assert_eq!(store.unit(&unit).await.unwrap().unwrap().online, OnlineStatus::Connected);
+    let late = store.receive(receipt(&unit, "late"), |_| Ok::<_, StoreError>(())).await.unwrap();
+    assert_eq!(late, Received::Now(()));
+}
+
+#[tokio::test]
+async fn only_what_was_good_is_revoked_and_ends_a_session() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    let unit = fixture.provisioned().await.id;
+    assert!(store.revoke(b"issuer", "a1").await.unwrap());
+    assert_eq!(store.unit(&unit).await.unwrap().unwrap().session, 0, "it never connected");
+    let session = store.open_session(&unit).await.unwrap();
+    assert!(!store.revoke(b"issuer", "a1").await.unwrap());
+    assert_eq!(store.unit(&unit).await.unwrap().unwrap().session, session, "revoked before");
+}
+
+#[test]
+fn words_of_a_unit_are_cut_and_cannot_forge_lines_of_a_log() {
+    assert_eq!(brief("no\nERROR root\u{1b}[2Kdone"), "no ERROR root [2Kdone");
+    assert_eq!(brief(&"ü".repeat(500)), "ü".repeat(500));
+    assert_eq!(brief(&"ü".repeat(501)), format!("{}…", "ü".repeat(500)));
+}
+
+#[tokio::test]
 async fn events_and_audit_are_bounded() {
     let fixture = Fixture::new().await;
     let unit = fixture.provisioned().await;

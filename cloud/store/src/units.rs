@@ -30,7 +30,7 @@ pub struct Unit {
     pub created_at: i64,
     /// Counts visible changes.
     pub revision: i64,
-    /// Number of the newest session; 0 when it never connected.
+    /// Number of the newest session; not above 0 when it never connected since it was registered.
     pub session: i64,
     /// Whether its link is up.
     pub online: OnlineStatus,
@@ -301,10 +301,12 @@ impl Store {
                 return Err(StoreError::Conflict("the Unit is online".to_owned()));
             }
             certificates::revoke_of_unit(work, &unit.id)?;
+            // Numbers of sessions go on after it: the end of an old session must not be taken for the end of
+            // a new one.
             work.sql
                 .execute(
-                    "UPDATE units SET status = 'new', session = 0, online_status = 'Offline', enveloped = 0 \
-                     WHERE id = ?1",
+                    "UPDATE units SET status = 'new', session = -abs(session), online_status = 'Offline', \
+                     enveloped = 0 WHERE id = ?1",
                     [&unit.id],
                 )
                 .map_err(sql("deprovision a Unit"))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aos_cloud_protocol::discovery::{Request, Response};
-use aos_cloud_protocol::{Body, Envelope, VERSION};
+use aos_cloud_protocol::{Body, Envelope, MessageType, VERSION};
 use aos_cloud_session::{Action, Config, Event, Now, Session};
 use aos_cloud_websocket::{Event as Frames, Frame, Reader, Role, close_code, close_payload, encode};
 use aos_ids::Txn;
@@ -196,6 +196,21 @@ impl Unit {
     /// Transactions of ours that were acknowledged since the last call.
     pub fn acknowledged(&mut self) -> Vec<Txn> {
         std::mem::take(&mut self.acknowledged)
+    }
+
+    /// Waits for a message of this kind; others that come meanwhile are forgotten.
+    pub async fn expect(&mut self, kind: MessageType) -> Result<Envelope, SimError> {
+        let wait = async {
+            loop {
+                while let Some(message) = self.arrived.pop_front() {
+                    if message.body.message_type() == kind {
+                        return Ok(message);
+                    }
+                }
+                self.step().await?;
+            }
+        };
+        tokio::time::timeout(STEP_TIME, wait).await.map_err(|_| SimError::Late("message"))?
     }
 
     /// The code that the cloud closed with.

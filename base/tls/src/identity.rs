@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConnection, SignatureScheme};
+use rustls::{CommonState, SignatureScheme};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -98,7 +98,7 @@ impl PeerIdentity {
     }
 
     /// The identity a finished server handshake has verified; `None` when the client presented nothing.
-    pub fn from_session(session: &ServerConnection) -> Result<Option<Self>, TlsError> {
+    pub fn from_session(session: &CommonState) -> Result<Option<Self>, TlsError> {
         session.peer_certificates().and_then(|chain| chain.first()).map(Self::from_certificate).transpose()
     }
 }

@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::counts::{Failure, ListenerCounts};
+use crate::lean::LeanTls;
 use crate::{ConnectionPeer, PeerIdentity, TlsError};
 
 /// Pause after a failed accept (for example no file descriptors left), so that it cannot spin.
@@ -62,11 +63,20 @@ impl Default for Limits {
     }
 }
 
+/// Who shakes hands.
+#[derive(Clone)]
+enum Tls {
+    /// For connections that are busy.
+    Usual(TlsAcceptor),
+    /// For very many that are idle.
+    Lean(Arc<ServerConfig>),
+}
+
 /// A listening socket, TLS or plaintext, that gives out ready connections.
 pub struct Incoming {
     listener: TcpListener,
     local: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     limits: Limits,
     open: Arc<Semaphore>,
     handshakes: JoinSet<Option<ServerConnection>>,
@@ -88,7 +98,12 @@ impl Incoming {
             Protocol::Grpc => b"h2".to_vec(),
             Protocol::Http1 => b"http/1.1".to_vec(),
         }];
-        Self::bind(address, Some(TlsAcceptor::from(Arc::new(config)))).await
+        let config = Arc::new(config);
+        let tls = match protocol {
+            Protocol::Grpc => Tls::Usual(TlsAcceptor::from(config)),
+            Protocol::Http1 => Tls::Lean(config),
+        };
+        Self::bind(address, Some(tls)).await
     }
 
     /// Listens without TLS: for provisioning mode and local tests.
@@ -96,7 +111,7 @@ impl Incoming {
         Self::bind(address, None).await
     }
 
-    async fn bind(address: &str, tls: Option<TlsAcceptor>) -> Result<Self, TlsError> {
+    async fn bind(address: &str, tls: Option<Tls>) -> Result<Self, TlsError> {
         let full = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
         if full.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
             return Err(TlsError::Address { address: address.to_owned() });
@@ -206,26 +221,23 @@ fn source(address: IpAddr) -> IpAddr {
 }
 
 async fn handshake(
-    tls: TlsAcceptor,
+    tls: Tls,
     stream: TcpStream,
     address: SocketAddr,
     slot: Slot,
     time: Duration,
 ) -> Option<ServerConnection> {
     let counts = Arc::clone(&slot.counts);
-    match tokio::time::timeout(time, tls.accept(stream)).await {
-        Ok(Ok(stream)) => match PeerIdentity::from_session(stream.get_ref().1) {
-            Ok(identity) => {
-                let peer = ConnectionPeer { address, identity: identity.map(Arc::new) };
-                let stream = Stage::Tls(Box::new(stream));
-                Some(ServerConnection { stream, peer, _slot: slot.taken() })
-            }
-            Err(error) => {
-                counts.failed(Failure::Certificate);
-                tracing::warn!("connection from {address} refused: {error}");
-                None
-            }
-        },
+    match tokio::time::timeout(time, shake_hands(tls, stream)).await {
+        Ok(Ok((stream, Ok(identity)))) => {
+            let peer = ConnectionPeer { address, identity: identity.map(Arc::new) };
+            Some(ServerConnection { stream, peer, _slot: slot.taken() })
+        }
+        Ok(Ok((_, Err(error)))) => {
+            counts.failed(Failure::Certificate);
+            tracing::warn!("connection from {address} refused: {error}");
+            None
+        }
         Ok(Err(error)) => {
             counts.failed(Failure::Tls);
             tracing::warn!("TLS handshake with {address} failed: {error}");
@@ -235,6 +247,23 @@ async fn handshake(
             counts.failed(Failure::Time);
             tracing::warn!("TLS handshake with {address} took too long");
             None
+        }
+    }
+}
+
+type Identity = Result<Option<PeerIdentity>, TlsError>;
+
+async fn shake_hands(tls: Tls, stream: TcpStream) -> io::Result<(Stage, Identity)> {
+    match tls {
+        Tls::Usual(acceptor) => {
+            let stream = Box::new(acceptor.accept(stream).await?);
+            let identity = PeerIdentity::from_session(stream.get_ref().1);
+            Ok((Stage::Tls(stream), identity))
+        }
+        Tls::Lean(config) => {
+            let stream = LeanTls::accept(config, stream).await?;
+            let identity = PeerIdentity::from_session(stream.state());
+            Ok((Stage::Lean(stream), identity))
         }
     }
 }
@@ -270,6 +299,7 @@ impl Drop for Slot {
 enum Stage {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    Lean(LeanTls),
 }
 
 /// An accepted connection, ready for HTTP.
@@ -309,6 +339,7 @@ impl AsyncRead for ServerConnection {
         match &mut self.stream {
             Stage::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stage::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stage::Lean(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -318,6 +349,7 @@ impl AsyncWrite for ServerConnection {
         match &mut self.stream {
             Stage::Plain(stream) => Pin::new(stream).poll_write(cx, data),
             Stage::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+            Stage::Lean(stream) => Pin::new(stream).poll_write(cx, data),
         }
     }
 
@@ -325,6 +357,7 @@ impl AsyncWrite for ServerConnection {
         match &mut self.stream {
             Stage::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stage::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stage::Lean(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -332,6 +365,7 @@ impl AsyncWrite for ServerConnection {
         match &mut self.stream {
             Stage::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stage::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stage::Lean(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod grpc;
 mod identity;
 mod incoming;
+mod lean;
 mod unix;
 mod verify;
 

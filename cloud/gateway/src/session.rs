@@ -15,11 +15,12 @@ use aos_cloud_fleet::Delivery;
 use aos_cloud_metrics::{Closed, Refused};
 use aos_cloud_protocol::Direction;
 use aos_cloud_session::{Action, Config, Event, Now, Session};
-use aos_cloud_store::{UnitSignal, now_micros};
+use aos_cloud_store::{Store, UnitSignal, now_micros};
 use aos_cloud_websocket::close_code;
 use aos_ids::Txn;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -72,48 +73,54 @@ struct Running {
     leaves: Option<Instant>,
 }
 
-/// Serves a Unit until its connection ends.
-pub(crate) async fn run(gateway: Gateway, admitted: Admitted, socket: Socket) {
-    let (unit_id, system_id) = (admitted.unit.id.clone(), admitted.system_id.clone());
-    let unit = system_id.as_str();
-    let session = match gateway.inner.store.open_session(&unit_id).await {
+/// Serves a Unit until its connection ends. Only what runs all the time is part of the task itself.
+pub(crate) async fn run(gateway: Gateway, admitted: Box<Admitted>, upgraded: OnUpgrade) {
+    let Some(mut running) = Box::pin(connect(gateway, admitted, upgraded)).await else { return };
+    let served = running.serve().await;
+    Box::pin(running.finish(served)).await;
+}
+
+/// Opens the session on an upgraded connection.
+async fn connect(gateway: Gateway, admitted: Box<Admitted>, upgraded: OnUpgrade) -> Option<Box<Running>> {
+    let unit = admitted.system_id.as_str();
+    let socket = crate::upgrade::connected(&gateway, &admitted.system_id, upgraded).await?;
+    let session = match gateway.inner.store.open_session(&admitted.unit.id).await {
         Ok(session) => session,
         Err(error) => {
             gateway.inner.metrics.refused(Refused::Admission);
             tracing::warn!(unit, "session refused: {}", full_text(&error));
-            return socket.close(close_code::POLICY, "the Unit is not provisioned").await;
+            socket.close(close_code::POLICY, "the Unit is not provisioned").await;
+            return None;
         }
     };
     tracing::info!(unit, session, "session opened");
     gateway.inner.metrics.session_opened();
-    let served = match Box::pin(open(&gateway, admitted, session, socket)).await {
-        Ok(running) => running.run().await,
-        Err(error) => Err(error),
-    };
-    let why = match served {
-        Ok(why) => {
-            tracing::info!(unit, session, "session ended");
-            why
-        }
+    let (metrics, store) = (gateway.inner.metrics.clone(), gateway.inner.store.clone());
+    match open(&gateway, &admitted, session, socket).await {
+        Ok(running) => Some(running),
         Err(error) => {
             tracing::error!(unit, session, "session failed: {}", full_text(&error));
-            Closed::Failed
+            metrics.session_closed(Closed::Failed);
+            note_end(&store, &admitted.unit.id, session, unit).await;
+            None
         }
-    };
-    gateway.inner.metrics.session_closed(why);
-    if let Err(error) = gateway.inner.store.close_session(&unit_id, session).await {
+    }
+}
+
+async fn note_end(store: &Store, unit_id: &str, session: i64, unit: &str) {
+    if let Err(error) = store.close_session(unit_id, session).await {
         tracing::error!(unit, session, "cannot note the end of the session: {}", full_text(&error));
     }
 }
 
 async fn open(
     gateway: &Gateway,
-    admitted: Admitted,
+    admitted: &Admitted,
     session: i64,
     socket: Socket,
 ) -> Result<Box<Running>, GatewayError> {
     let inner = &gateway.inner;
-    let unit_id = admitted.unit.id;
+    let unit_id = admitted.unit.id.clone();
     let signal = inner.store.watch_unit(&unit_id).await?;
     let mut config = Config::cloud(admitted.system_id.clone());
     config.ping_interval = PING;
@@ -128,9 +135,9 @@ async fn open(
         gateway: gateway.clone(),
         socket,
         core: Session::new(config, []),
-        origin: Origin { unit_id, system_id: admitted.system_id, session },
+        origin: Origin { unit_id, system_id: admitted.system_id.clone(), session },
         not_after: admitted.not_after,
-        serial: admitted.serial,
+        serial: admitted.serial.clone(),
         signal,
         phase: inner.phase.subscribe(),
         target,
@@ -166,31 +173,37 @@ enum Woken {
 }
 
 impl Running {
-    /// Runs until the session has ended; an error means that the cloud itself failed.
-    async fn run(mut self: Box<Self>) -> Result<Closed, GatewayError> {
-        let end = self.serve().await;
-        self.gateway.inner.metrics.handling(
-            -i64::try_from(self.pending.len()).unwrap_or(0),
-            -i64::try_from(self.pending_bytes).unwrap_or(0),
-        );
-        let unit = self.origin.system_id.clone();
-        let unit = unit.as_str();
-        match end? {
-            End::Gone(why, reason) => {
-                tracing::info!(unit, "{reason}");
+    /// Says goodbye where that makes sense, and notes the end.
+    async fn finish(self: Box<Self>, served: Result<End, GatewayError>) {
+        let Self { gateway, socket, origin, pending, pending_bytes, .. } = *self;
+        let (unit, session) = (origin.system_id.as_str(), origin.session);
+        let metrics = &gateway.inner.metrics;
+        metrics
+            .handling(-i64::try_from(pending.len()).unwrap_or(0), -i64::try_from(pending_bytes).unwrap_or(0));
+        drop(pending);
+        let why = match served {
+            Ok(End::Gone(why, reason)) => {
+                tracing::info!(unit, session, "session ended: {reason}");
                 if why == Closed::Peer {
-                    self.socket.hang_up().await;
+                    socket.hang_up().await;
                 }
-                Ok(why)
+                why
             }
-            End::Ours(why, code, reason) => {
-                tracing::info!(unit, "closing with {code}: {reason}");
-                Box::pin(self.socket.close(code, reason)).await;
-                Ok(why)
+            Ok(End::Ours(why, code, reason)) => {
+                tracing::info!(unit, session, "session ends with {code}: {reason}");
+                socket.close(code, reason).await;
+                why
             }
-        }
+            Err(error) => {
+                tracing::error!(unit, session, "session failed: {}", full_text(&error));
+                Closed::Failed
+            }
+        };
+        metrics.session_closed(why);
+        note_end(&gateway.inner.store, &origin.unit_id, session, unit).await;
     }
 
+    /// Runs until the session has ended; an error means that the cloud itself failed.
     async fn serve(&mut self) -> Result<End, GatewayError> {
         if let Some(end) = Box::pin(self.begin()).await? {
             return Ok(end);

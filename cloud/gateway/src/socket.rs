@@ -85,7 +85,9 @@ impl Socket {
 
     /// What comes next. Cancel safe.
     pub(crate) async fn receive(&mut self) -> Result<Arrived, End> {
-        self.take_share().await?;
+        if self.reader.announced() > SHARE {
+            Box::pin(self.take_share()).await?;
+        }
         let step = poll_fn(|cx| self.poll_step(cx)).await?;
         self.since = if self.reader.is_idle() { None } else { self.since.or_else(|| Some(Instant::now())) };
         Ok(match step {

@@ -16,7 +16,7 @@ use http::header::{
     CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use hyper::upgrade::Upgraded;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 
 use crate::Gateway;
 use crate::admission::Admitted;
@@ -40,12 +40,8 @@ pub(crate) async fn upgrade(
     let upgraded = hyper::upgrade::on(&mut request);
     // Whatever else the request holds is not needed any more.
     drop(request);
-    let opening = gateway.clone();
-    gateway.inner.sessions.spawn(async move {
-        if let Some((admitted, socket)) = Box::pin(connected(&opening, admitted, upgraded)).await {
-            crate::session::run(opening, admitted, socket).await;
-        }
-    });
+    let session = crate::session::run(gateway.clone(), Box::new(admitted), upgraded);
+    gateway.inner.sessions.spawn(session);
     let answer = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(CONNECTION, "Upgrade")
@@ -62,12 +58,8 @@ fn later() -> Response {
     answer
 }
 
-async fn connected(
-    gateway: &Gateway,
-    admitted: Admitted,
-    upgraded: hyper::upgrade::OnUpgrade,
-) -> Option<(Admitted, Socket)> {
-    let unit: &SystemId = &admitted.system_id;
+/// The socket of an upgraded connection.
+pub(crate) async fn connected(gateway: &Gateway, unit: &SystemId, upgraded: OnUpgrade) -> Option<Socket> {
     let upgraded = match upgraded.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -82,8 +74,7 @@ async fn connected(
     let mut stream = parts.io.into_inner();
     // Looked at already; a certificate of a kilobyte would stay as long as the session.
     stream.forget_identity();
-    let shares = gateway.inner.shares.clone();
-    Some((admitted, Socket::new(stream, &parts.read_buf, shares)))
+    Some(Socket::new(stream, &parts.read_buf, gateway.inner.shares.clone()))
 }
 
 /// The key that proves that we understood the upgrade; nothing when it is none.

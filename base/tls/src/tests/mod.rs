@@ -3,3 +3,4 @@
 mod authority;
 mod grpc;
 mod handshake;
+mod lean;

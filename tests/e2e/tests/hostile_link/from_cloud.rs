@@ -56,7 +56,7 @@ fn a_unit_is_not_moved() {
     })
     .unwrap();
     eprintln!("unreadable, invalid, foreign, violated, connections: {expected:?}; good ones {}", attack.good);
-    assert!(attack.unreadable > 500 && attack.invalid > 500 && attack.foreign > 50 && attack.good > 500);
+    assert!(attack.unreadable > 500 && attack.invalid > 500 && attack.foreign > 50 && attack.good > 300);
     let log = stage.unit.log(Daemon::Cm);
     for (words, count) in [
         ("unreadable frame dropped: ", attack.unreadable),

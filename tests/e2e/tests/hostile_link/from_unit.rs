@@ -96,13 +96,16 @@ fn the_cloud_and_other_units_are_not_moved() {
         (["unreadable frame dropped: ", unit], found.unreadable),
         (["invalid message", unit], found.invalid),
         (["message for another Unit", unit], found.foreign),
-        (["closing with 1009", unit], found.oversize),
+        ([" with 1009: ", unit], found.oversize),
     ] {
         assert_eq!(lines(log, &words) as u64, count, "{words:?} in the log");
     }
     let violated = lines(log, &["WebSocket violated: "]) as u64;
     assert_eq!(violated, found.violated + found.oversize, "violations in the log");
-    assert!(found.unreadable > 500 && found.invalid > 500 && found.violated > 100, "{found:?}");
+    assert!(
+        found.unreadable > 500 && found.invalid > 500 && found.violated > 100 && found.oversize > 0,
+        "{found:?}"
+    );
     assert!(attack.delivered > 1000, "{} were good enough", attack.delivered);
 
     assert_eq!(lines(log, &["panicked"]), 0, "a panic in the cloud's log");
@@ -279,16 +282,13 @@ impl<'a> Attack<'a> {
             encode(Frame::Close(&aos_cloud_websocket::close_payload(1000, "")), mask),
             [fragment, encode(Frame::Ping(b""), mask)].concat(),
         ];
+        let too_long = [&[0x82, 0xff][..], &(MAX_FRAME as u64 + 1).to_be_bytes(), &[1, 2, 3, 4]].concat();
         let started = Instant::now();
         for number in 0..count {
             self.connections += 1;
             let mut socket = self.unit.connect().unwrap();
-            let mut bytes = seeds[number % seeds.len()].clone();
-            for _ in 0..=self.numbers.below(3) {
-                // The head decides; the content is the business of the other half.
-                let at = self.numbers.below(bytes.len().min(8));
-                bytes[at] = self.numbers.byte();
-            }
+            let bytes =
+                if number == 0 { too_long.clone() } else { self.changed(&seeds[number % seeds.len()]) };
             match self.judge(&bytes) {
                 Judged::Violation(violation) => {
                     socket.raw(&bytes).unwrap();
@@ -308,6 +308,16 @@ impl<'a> Attack<'a> {
             }
         }
         eprintln!("{count} frames in {:?}", started.elapsed());
+    }
+
+    /// The frame with other bytes in its head, which decides; the content is the business of the other half.
+    fn changed(&mut self, frame: &[u8]) -> Vec<u8> {
+        let mut bytes = frame.to_vec();
+        for _ in 0..=self.numbers.below(3) {
+            let at = self.numbers.below(bytes.len().min(8));
+            bytes[at] = self.numbers.byte();
+        }
+        bytes
     }
 
     /// What our own reader thinks of it. Messages in it will be counted.

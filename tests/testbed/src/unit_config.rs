@@ -72,6 +72,7 @@ pub fn iam(places: &Places, node_type: &str) -> Result<Value> {
         "workingDir": places.text("iam"),
         "migration": {"migrationPath": places.text("migration"), "mergedMigrationPath": places.text("iam/migration")},
         "enablePermissionsHandler": true,
+        "authorizeCallers": true,
         "nodeInfo": {
             "provisioningStatePath": places.text("provisionstate"),
             "nodeIDPath": places.text("node_id"),

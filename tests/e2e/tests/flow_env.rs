@@ -3,8 +3,9 @@
 
 mod common;
 
+use aos_testbed::Daemon;
 use common::{ITEM, Scene, UNIT, Way};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn has(text: &str, line: &str) -> bool {
     text.lines().any(|one| one.trim() == line)
@@ -64,4 +65,35 @@ fn variables_reach_the_instance_and_end_in_time() {
     let values = |frame: &common::Frame| frame.data()["items"].as_array().map_or(0, Vec::len);
     let last = scene.sent(Way::In, "overrideEnvVars").pop().unwrap();
     assert_eq!(values(&last), 0, "each message is the whole set");
+}
+
+/// With the switch on, messages go in envelopes that only the Unit's offline key opens: a Unit that is not set
+/// up for them refuses them, and gets them once it is.
+#[test]
+fn variables_reach_the_instance_in_a_sealed_message() {
+    let mut scene = Scene::online("e2e-sealed");
+    scene.deploy_handles();
+    scene.run(&["unit", "seal", UNIT, "on"]);
+    scene.run(&["env", "set", UNIT, "LEVEL=sealed", "--item", ITEM]);
+    scene.until("the Unit to refuse an envelope", || {
+        let status = scene.stage.unit.status().map_err(|error| error.to_string())?;
+        let refused = status.pointer("/cm/cloud/counters/refused/unreadable");
+        if refused.and_then(Value::as_u64) > Some(0) {
+            Ok(())
+        } else {
+            Err(status["cm"]["cloud"].to_string())
+        }
+    });
+    assert!(scene.sent(Way::In, "overrideEnvVars").is_empty(), "nothing readable crossed the link");
+    assert!(!scene.ask("/cgi-bin/env").contains("LEVEL="));
+
+    scene.stage.unit.stop(Daemon::Cm).unwrap();
+    scene.stage.unit.configure(Daemon::Cm, |cm| cm["openEnvelopedMessages"] = json!(true)).unwrap();
+    scene.stage.unit.start(Daemon::Cm).unwrap();
+    scene.wait_answer("/cgi-bin/env", |text| has(text, "LEVEL=sealed"));
+    let answer = scene.wait_frame(0, Way::Out, "overrideEnvVarsStatus", |_| true);
+    scene.wait_acked(&answer);
+    scene.run(&["unit", "seal", UNIT, "off"]);
+    scene.run(&["env", "unset", UNIT]);
+    scene.wait_answer("/cgi-bin/env", |text| !text.contains("LEVEL="));
 }

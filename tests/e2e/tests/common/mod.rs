@@ -188,7 +188,9 @@ impl Scene {
 
     /// All messages so far, in order.
     pub fn frames(&self) -> Vec<Frame> {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        // A sealed message that was not opened stands there as bytes.
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
         text.lines()
             .filter_map(|line| {
                 let (way, frame) = line.split_once(": ")?;

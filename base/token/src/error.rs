@@ -49,6 +49,9 @@ pub enum TokenError {
     /// The handle belongs to a token that was initialised anew since.
     #[error("the token was initialised anew; its former keys are gone")]
     Reinitialised,
+    /// The token has refused a PIN since the last login; another try could lock it.
+    #[error("the token refused a PIN before, and the stored one is not tried again")]
+    RefusedBefore,
     /// An attribute is missing or has a form that no token should use.
     #[error("the token describes {what} in a form that cannot be read")]
     Attribute {

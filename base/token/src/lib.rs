@@ -6,6 +6,7 @@
 //! once per operation. [`load_identity`] turns certificate URLs into what TLS needs.
 
 mod der;
+mod description;
 mod error;
 mod identity;
 mod key;
@@ -19,6 +20,7 @@ mod url;
 
 pub use cryptoki::types::AuthPin;
 
+pub use description::{Description, PinState};
 pub use error::TokenError;
 pub use identity::{Identity, load_identity, load_key};
 pub use key::{KeyKind, TokenKey};

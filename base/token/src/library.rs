@@ -207,10 +207,15 @@ impl Token {
 
     /// Whether the token has been initialised, so that it has a label and an owner.
     pub fn is_initialised(&self) -> Result<bool, TokenError> {
+        self.info_now("read the state of a token").map(|(_, info)| info.token_initialized())
+    }
+
+    /// The slot and what the module says of the token in it.
+    pub(crate) fn info_now(&self, action: &'static str) -> Result<(Slot, TokenInfo), TokenError> {
         let _alone = self.library.alone();
-        let info = self.slot_now().and_then(|slot| self.library.pkcs11.get_token_info(slot));
-        info.map(|info| info.token_initialized())
-            .map_err(|source| TokenError::Call { action: "read the state of a token", source })
+        self.slot_now()
+            .and_then(|slot| Ok((slot, self.library.pkcs11.get_token_info(slot)?)))
+            .map_err(|source| TokenError::Call { action, source })
     }
 
     /// The slot may have got another number since the token was found.
@@ -289,6 +294,19 @@ impl Token {
             return Ok(Some(token));
         }
         self.library.initialised(|info| info.label() == label)
+    }
+
+    /// The session that this process has with the token under this PIN, without trying a PIN that the token
+    /// refused before.
+    pub fn opened(&self, user_pin: &AuthPin) -> Result<TokenSession, TokenError> {
+        let sessions = self.library.alone();
+        let mut live = sessions.iter().filter_map(Weak::upgrade);
+        live.find(|shared| {
+            self.name.as_ref() == Some(shared.name())
+                && shared.pin().expose_secret() == user_pin.expose_secret()
+        })
+        .map(TokenSession::new)
+        .ok_or(TokenError::RefusedBefore)
     }
 
     /// Logs in as user. All sessions of one token share one PKCS#11 session and its login. A PIN that the

@@ -11,6 +11,8 @@ use anyhow::{Result, anyhow, bail};
 use aos_logging::{Level, Output};
 use lexopt::Arg;
 
+use crate::iam::{Query, Topic};
+
 /// What the binary is asked to do.
 #[derive(Debug, PartialEq)]
 pub enum Command {
@@ -28,6 +30,8 @@ pub enum Command {
         /// JSON rather than tables.
         json: bool,
     },
+    /// Show what the Identity and Access Manager knows.
+    Iam(Query),
     /// Print this text and end.
     Print(String),
 }
@@ -147,6 +151,40 @@ const DAEMON_FLAGS: [Flag; 6] = [
     Flag { long: "version", short: None, value: None, only: None, help: "show the version" },
 ];
 
+/// What `aos iam` shows when a word follows.
+const TOPICS: [(&str, Topic, &str); 3] = [
+    (
+        "certificates",
+        Topic::Certificates,
+        "Shows certificates: type, serial number, issuer, validity, share of life used, where the key is.",
+    ),
+    ("nodes", Topic::Nodes, "Shows the nodes of the Unit: type, state, whether they are connected."),
+    (
+        "token",
+        Topic::Token,
+        "Shows the tokens: library, slot, whether the stored PIN opens them, what is in them and belongs to nothing.",
+    ),
+];
+
+const TOPIC_FLAGS: [Flag; 4] = [
+    Flag { long: "json", short: None, value: None, only: None, help: "print JSON" },
+    Flag {
+        long: "run-dir",
+        short: None,
+        value: Some("DIR"),
+        only: None,
+        help: "where the daemons' status sockets are (default: $AOS_RUN_DIR, else /run/aos)",
+    },
+    Flag {
+        long: "config",
+        short: Some('c'),
+        value: Some("FILE"),
+        only: None,
+        help: "IAM's configuration, to look at tokens while it does not run",
+    },
+    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
+];
+
 const STATUS_FLAGS: [Flag; 3] = [
     Flag { long: "json", short: None, value: None, only: None, help: "print JSON" },
     Flag {
@@ -182,6 +220,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command> {
         Some(Arg::Value(word)) => {
             let word = word.to_string_lossy().into_owned();
             if let Some(info) = DAEMONS.iter().find(|info| info.word == word) {
+                if info.daemon == Daemon::Iam
+                    && let Some(topic) = next_word(&mut parser)
+                {
+                    return topic_command(&topic, &mut parser);
+                }
                 return daemon_command(info, &mut parser);
             }
             match word.as_str() {
@@ -224,6 +267,30 @@ fn daemon_command(info: &'static DaemonInfo, parser: &mut lexopt::Parser) -> Res
         }
     }
     Ok(Command::Daemon(info.daemon, flags))
+}
+
+/// The next argument when it is no flag.
+fn next_word(parser: &mut lexopt::Parser) -> Option<String> {
+    let mut rest = parser.try_raw_args()?;
+    let word = rest.peek().and_then(|arg| arg.to_str()).filter(|arg| !arg.starts_with('-'))?.to_owned();
+    rest.next();
+    Some(word)
+}
+
+fn topic_command(word: &str, parser: &mut lexopt::Parser) -> Result<Command> {
+    let Some((name, topic, about)) = TOPICS.iter().find(|(name, ..)| *name == word) else {
+        bail!("`aos iam` shows certificates, nodes and token; '{word}' is none of them");
+    };
+    let mut query = Query { topic: *topic, json: false, run_dir: None, config: None };
+    while let Some(flag) = next_flag(parser, &TOPIC_FLAGS)? {
+        match flag.long {
+            "json" => query.json = true,
+            "run-dir" => query.run_dir = Some(parser.value()?.into()),
+            "config" => query.config = Some(parser.value()?.into()),
+            _ => return Ok(Command::Print(help(&format!("aos iam {name}"), about, &TOPIC_FLAGS, None))),
+        }
+    }
+    Ok(Command::Iam(query))
 }
 
 fn status_command(parser: &mut lexopt::Parser) -> Result<Command> {
@@ -287,12 +354,19 @@ fn overview() -> String {
         text.push_str("  keep     Helper of the Service Manager that outlives it\n");
     }
     text.push_str("\n`aos COMMAND --help` shows a command's flags.\n");
-    text.push_str("\nExamples:\n  aos iam --config /etc/aos/iam.cfg --verbose debug\n  aos status --json\n");
+    text.push_str("\nExamples:\n  aos iam certificates\n  aos iam --config /etc/aos/iam.cfg --verbose debug\n  aos status --json\n");
     text
 }
 
 fn daemon_help(info: &DaemonInfo) -> String {
-    help(&format!("aos {}", info.word), info.about, &DAEMON_FLAGS, Some(info))
+    let mut text = help(&format!("aos {}", info.word), info.about, &DAEMON_FLAGS, Some(info));
+    if info.daemon == Daemon::Iam {
+        text.push_str("\nOf the one that runs (`aos iam WORD --help` shows the flags):\n");
+        for (name, _, about) in &TOPICS {
+            let _ = writeln!(text, "  aos iam {name:<14} {about}");
+        }
+    }
+    text
 }
 
 fn help(command: &str, about: &str, table: &[Flag], daemon: Option<&DaemonInfo>) -> String {
@@ -314,52 +388,4 @@ fn help(command: &str, about: &str, table: &[Flag], daemon: Option<&DaemonInfo>)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(line: &str) -> Result<Command> {
-        parse(line.split_whitespace().map(OsString::from))
-    }
-
-    fn flags(config: &str, level: Level, output: Output, provisioning: bool) -> DaemonFlags {
-        DaemonFlags { config: config.into(), level, output, provisioning }
-    }
-
-    #[cfg(all(feature = "cm", feature = "iam"))]
-    #[test]
-    fn command_word_and_process_name_mean_the_same() {
-        let expected = Command::Daemon(Daemon::Cm, flags("x.cfg", Level::Debug, Output::Journal, false));
-        assert_eq!(read("aos cm -c x.cfg -v debug -j").unwrap(), expected);
-        assert_eq!(
-            read("/usr/bin/aos_communicationmanager --config=x.cfg --verb debug --j").unwrap(),
-            expected
-        );
-    }
-
-    #[cfg(feature = "iam")]
-    #[test]
-    fn upstream_single_dash_provisioning_is_accepted() {
-        let expected = Command::Daemon(Daemon::Iam, flags("i.cfg", Level::Info, Output::Stdout, true));
-        for line in ["aos iam -provisioning -c i.cfg", "aos_iamanager -p -c i.cfg", "aos iam --prov -c i.cfg"]
-        {
-            assert_eq!(read(line).unwrap(), expected, "{line}");
-        }
-    }
-
-    #[cfg(feature = "cm")]
-    #[test]
-    fn mistakes_are_named() {
-        assert!(read("aos cm --provisioning").unwrap_err().to_string().contains("not a flag of `aos cm`"));
-        assert!(read("aos cm -v loud").unwrap_err().to_string().contains("'loud' is no log level"));
-        assert!(read("aos fly").unwrap_err().to_string().contains("'fly' is no command"));
-        assert!(read("aos cm --ve").is_err(), "--ve could be --verbose or --version");
-    }
-
-    #[test]
-    fn help_lists_what_is_built_in() {
-        let Command::Print(text) = read("aos --help").unwrap() else { panic!("help prints") };
-        for info in &DAEMONS {
-            assert_eq!(text.contains(info.process), info.daemon.is_built_in(), "{}", info.word);
-        }
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 //! Only composition lives here: which component runs, with which log output.
 
 mod cli;
+mod iam;
 mod status;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", text.trim_end());
             Ok(())
         }
+        Command::Iam(query) => iam::show(&query),
         Command::Status { run_dir, json } => status::show(run_dir, json),
         #[cfg(feature = "sm")]
         Command::Keep { dir } => {

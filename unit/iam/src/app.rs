@@ -106,7 +106,7 @@ impl App {
             own: own.clone(),
             version: config.raw.api_version.unwrap_or(API_VERSION),
             identity: identity.clone(),
-            nodes,
+            nodes: nodes.clone(),
             provisioning,
             permissions,
             access,
@@ -123,7 +123,7 @@ impl App {
         if let Some(link) = link {
             tree.spawn("main node link", |stop| link.run(stop));
         }
-        let sources = Sources { node: own, certs, identity, provisioning: args.provisioning };
+        let sources = Sources { node: own, certs, identity, nodes, provisioning: args.provisioning };
         tree.spawn("local status", |stop| localstatus::serve(run_dir, sources, stop));
 
         tracing::info!(

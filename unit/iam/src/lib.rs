@@ -25,5 +25,6 @@ mod provisionmanager;
 mod worker;
 
 pub use app::{App, Args, run};
+pub use certhandler::look as look_at_tokens;
 pub use config::ConfigError;
 pub use error::Error;

@@ -1,6 +1,7 @@
 //! What `aos status` shows of this program. Never a PIN: URLs are shown without their PIN parts.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aos_supervise::Shutdown;
 use aos_token::{CertUrl, Pin};
@@ -12,8 +13,13 @@ use crate::Error;
 use crate::certhandler::{CertHandler, CertRecord};
 use crate::currentnode::NodeInfo;
 use crate::identhandler::IdentHandler;
+use crate::nodemanager::NodeManager;
 
 const COMPONENT: &str = "iam";
+/// Where the health of the tokens is asked for: a socket of its own, because looking takes the tokens' time.
+const TOKENS: &str = "iam-token";
+/// Longest wait for a token that is at work, below the time that a client is given.
+const TOKEN_WAIT: Duration = Duration::from_millis(800);
 
 /// What the document is made from.
 #[derive(Debug, Clone)]
@@ -24,6 +30,8 @@ pub struct Sources {
     pub certs: CertHandler,
     /// The Unit's identity, on the main node.
     pub identity: Option<IdentHandler>,
+    /// All nodes, on the main node.
+    pub nodes: Option<NodeManager>,
     /// Whether the program runs in provisioning mode.
     pub provisioning: bool,
 }
@@ -41,8 +49,38 @@ impl Sources {
             "error": node.error.as_ref().map(ToString::to_string),
             "systemId": self.identity.as_ref().and_then(IdentHandler::known_system_id),
             "provisioning": self.provisioning,
+            "nodes": self.nodes(&node),
             "certificates": self.certs.certificates().all().map(certificate).collect::<Vec<_>>(),
         })
+    }
+}
+
+impl Sources {
+    /// The nodes of the Unit on the main node, elsewhere this one, whose link is the main node's to tell.
+    fn nodes(&self, own: &NodeInfo) -> Value {
+        let node = |info: &NodeInfo, connected: Option<bool>| {
+            json!({
+                "id": info.node_id,
+                "type": info.node_type,
+                "title": info.title,
+                "state": info.state,
+                "connected": connected,
+                "error": info.error.as_ref().map(ToString::to_string),
+            })
+        };
+        let Some(manager) = &self.nodes else { return json!([node(own, None)]) };
+        let nodes = manager.nodes();
+        let entries = nodes.ids().into_iter().filter_map(|id| nodes.get(&id).ok());
+        entries.map(|entry| node(&entry.info, Some(entry.connected))).collect()
+    }
+
+    /// The health of the tokens.
+    async fn tokens(&self) -> Value {
+        match tokio::time::timeout(TOKEN_WAIT, self.certs.health()).await {
+            Ok(Ok(report)) => report,
+            Ok(Err(error)) => json!({ "error": crate::error::chain(&error) }),
+            Err(_) => json!({ "busy": true }),
+        }
     }
 }
 
@@ -69,9 +107,10 @@ fn without_pin(url: &str) -> Option<String> {
 
 /// Serves the document in `dir` until `stop`. The program works without, so a failure is only noted.
 pub async fn serve(dir: PathBuf, sources: Sources, stop: Shutdown) -> Result<(), Error> {
-    let serving = aos_local_status::serve(&dir, COMPONENT, || std::future::ready(sources.document()));
+    let status = aos_local_status::serve(&dir, COMPONENT, || std::future::ready(sources.document()));
+    let tokens = aos_local_status::serve(&dir, TOKENS, || sources.tokens());
     tokio::select! {
-        result = serving => {
+        result = async { tokio::try_join!(status, tokens) } => {
             if let Err(error) = result {
                 tracing::warn!("going on without local status: {}", crate::error::chain(&error));
             }

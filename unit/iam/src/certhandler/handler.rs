@@ -4,6 +4,7 @@ use tokio::sync::watch;
 
 use super::chain::{self, Parsed};
 use super::core::{CertRecord, Certificates, KeyId, Snapshot, evicted, reconcile, surplus};
+use super::health;
 use super::module::{Module, Session, id_of_url};
 use super::request;
 use crate::Error;
@@ -59,6 +60,15 @@ impl Handler {
             .filter(|module| !module.config.self_signed)
             .map(|module| module.cert_type().to_owned())
             .collect()
+    }
+
+    /// The health of the tokens, for people.
+    pub fn health(&self) -> serde_json::Value {
+        let configs: Vec<&CertModule> = self.modules.iter().map(|module| &module.config).collect();
+        let waiting = self.modules.iter().flat_map(|module| {
+            module.pending.iter().map(|id| (module.cert_type().to_owned(), id.clone()))
+        });
+        health::report(&configs, Some(&waiting.collect()))
     }
 
     /// Takes ownership of every token once and makes the self-signed certificates. All keys and

@@ -8,6 +8,7 @@ pub(crate) mod chain;
 mod core;
 mod files;
 mod handler;
+mod health;
 mod module;
 mod pin;
 mod request;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 pub use self::core::{CertRecord, Snapshot};
 pub use handler::Handler;
+pub use health::look;
 
 use crate::Error;
 use crate::worker::Worker;
@@ -48,6 +50,11 @@ impl CertHandler {
     /// Types that a certificate can be asked for.
     pub async fn cert_types(&self) -> Result<Vec<String>, Error> {
         self.handler.call(|handler| Ok(handler.cert_types())).await
+    }
+
+    /// The health of the tokens, for people; waits for what the tokens are doing.
+    pub async fn health(&self) -> Result<serde_json::Value, Error> {
+        self.handler.call(|handler| Ok(handler.health())).await
     }
 
     /// Takes ownership of all tokens; erases them.

@@ -97,11 +97,7 @@ impl Module {
             cert_type: config.id.clone(),
             source: Box::new(source),
         })?;
-        let choice = match (params.slot_id, params.slot_index) {
-            (Some(id), _) => SlotChoice::Id(id.into()),
-            (None, Some(index)) => SlotChoice::Index(index as usize),
-            (None, None) => SlotChoice::Label(token_label(&config).to_owned()),
-        };
+        let choice = slot_choice(&config);
         let pin = PinSource::new(params)?;
         let place = Place::Token(Token { library, choice, pin, session: None });
         Ok(Self { config, pending, orphans, place })
@@ -357,7 +353,17 @@ impl Token {
     }
 }
 
-fn token_label(config: &CertModule) -> &str {
+/// The slot that the configuration means.
+pub(super) fn slot_choice(config: &CertModule) -> SlotChoice {
+    match (config.params.slot_id, config.params.slot_index) {
+        (Some(id), _) => SlotChoice::Id(id.into()),
+        (None, Some(index)) => SlotChoice::Index(index as usize),
+        (None, None) => SlotChoice::Label(token_label(config).to_owned()),
+    }
+}
+
+/// The label of the token.
+pub(super) fn token_label(config: &CertModule) -> &str {
     match config.params.token_label.as_str() {
         "" => DEFAULT_LABEL,
         label => label,

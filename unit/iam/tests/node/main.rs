@@ -7,6 +7,7 @@ mod bad_input;
 mod certificates;
 mod files;
 mod generations;
+mod health;
 mod kills;
 mod nodes;
 mod oldmain;

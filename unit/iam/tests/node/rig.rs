@@ -25,6 +25,11 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Runs `body` in a process of its own with an empty SoftHSM. `name` is the test's name.
 pub fn with_softhsm<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Rig) -> F) {
+    with_softhsm_under(name, &[], body);
+}
+
+/// As [`with_softhsm`]; `wrapper` is a command that runs the one given to it.
+pub fn with_softhsm_under<F: Future<Output = ()>>(name: &str, wrapper: &[&str], body: impl FnOnce(Rig) -> F) {
     if std::env::var_os(DAEMON).is_some() {
         return;
     }
@@ -38,7 +43,10 @@ pub fn with_softhsm<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Rig) -
     let configuration = dir.path().join("softhsm2.conf");
     let tokens = dir.path().join("tokens");
     std::fs::write(&configuration, format!("directories.tokendir = {}\n", tokens.display())).unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
+    let own = std::env::current_exe().unwrap();
+    let mut line = wrapper.iter().map(std::ffi::OsStr::new).chain([own.as_os_str()]);
+    let output = Command::new(line.next().unwrap())
+        .args(line)
         .args(["--exact", name, "--nocapture"])
         .env("SOFTHSM2_CONF", &configuration)
         .env(DIR, dir.path())
@@ -112,7 +120,7 @@ pub fn with_tpm<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Rig) -> F)
 }
 
 /// A free port whose follower is free too: the second is where the emulator is controlled.
-fn two_ports() -> (u16, u16) {
+pub fn two_ports() -> (u16, u16) {
     loop {
         let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         if let Some(second) = first.checked_add(1)

@@ -340,3 +340,67 @@ fn slots_are_chosen_by_index_and_by_number() {
         daemon.stop().await;
     });
 }
+
+// The keys themselves cannot leave their token, so a Unit moves by renewing (docs/identity-and-access.md).
+#[test]
+fn a_unit_moves_to_another_token_by_renewal() {
+    with_softhsm("certificates::a_unit_moves_to_another_token_by_renewal", async |rig| {
+        rig.prepare(|_| {});
+        let authority = Authority::new("Unit CA");
+        rig.provision(&authority).await;
+        let pin = std::fs::read_to_string(rig.path("pins/user")).unwrap();
+        let made = std::process::Command::new("softhsm2-util")
+            .args(["--init-token", "--free", "--label", "moved", "--so-pin", "owner", "--pin", &pin])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let move_to = |skip: bool| {
+            rig.prepare(|config| {
+                for module in config["certModules"].as_array_mut().unwrap() {
+                    module["params"]["tokenLabel"] = serde_json::json!("moved");
+                    module["skipValidation"] = serde_json::json!(skip);
+                }
+            });
+        };
+        let types = ["online", "offline", "iam", "cm"];
+        let root = rig.path("root.pem");
+        move_to(true);
+        let daemon = rig.start("normal").await;
+        let protected = tls_channel(&daemon.protected, &root, Some(authority.client()));
+        let mut certs = IamPublicCertServiceClient::new(protected.clone());
+        let mut orders =
+            v6::iam_certificate_service_client::IamCertificateServiceClient::new(protected.clone());
+        for cert_type in types {
+            let old = certs.get_cert(get(cert_type)).await.unwrap().into_inner();
+            assert!(!old.cert_url.contains("token=moved"));
+            aos_token::load_identity(&old.cert_url, &old.key_url).unwrap();
+            let request = v6::CreateKeyRequest { r#type: cert_type.into(), ..Default::default() };
+            let csr = orders.create_key(request).await.unwrap().into_inner().csr;
+            let answer = apply_on(protected.clone(), cert_type, &authority.sign(&csr, 2200)).await;
+            assert_eq!(answer.error, None);
+            assert!(answer.cert_info.unwrap().cert_url.contains("token=moved"));
+        }
+        daemon.stop().await;
+
+        for label in ["aoscore", "aoscloud"] {
+            let gone = std::process::Command::new("softhsm2-util")
+                .args(["--delete-token", "--token", label])
+                .output()
+                .unwrap();
+            assert!(gone.status.success(), "{gone:?}");
+        }
+        move_to(false);
+        let daemon = rig.start("normal").await;
+        let public = tls_channel(&daemon.public, &root, None);
+        for cert_type in types {
+            let cert = IamPublicCertServiceClient::new(public.clone())
+                .get_cert(get(cert_type))
+                .await
+                .unwrap()
+                .into_inner();
+            assert!(cert.cert_url.contains("token=moved"));
+            aos_token::load_identity(&cert.cert_url, &cert.key_url).unwrap();
+        }
+        daemon.stop().await;
+    });
+}

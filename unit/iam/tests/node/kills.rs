@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aos_token::{AuthPin, Library, ObjectKind, SlotChoice};
-use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::iam_certificate_service_client::IamCertificateServiceClient;
 use aos_unit_api::iamanager::v6::iam_provisioning_service_client::IamProvisioningServiceClient;
 use aos_unit_api::iamanager::v6::iam_public_cert_service_client::IamPublicCertServiceClient;
+use aos_unit_api::iamanager::v7::iam_certificate_service_client::IamCertificateServiceClient as Certificates7;
+use aos_unit_api::iamanager::{v6, v7};
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 use tonic::Status;
@@ -83,6 +84,13 @@ impl<'a> Client<'a> {
                 IamProvisioningServiceClient::new(channel).start_provisioning(start(PASSWORD)).await
             })
             .await;
+        assert_eq!(answer.into_inner().error, None);
+    }
+
+    async fn update_roots(&mut self, authority: &Authority) {
+        let roots = || v7::UpdateRootCertsRequest { root_certs: vec![authority.pem()], ..Default::default() };
+        let answer =
+            self.ask(async |channel| Certificates7::new(channel).update_root_certs(roots()).await).await;
         assert_eq!(answer.into_inner().error, None);
     }
 
@@ -255,6 +263,7 @@ fn provisioning_completes_after_a_kill_at_every_step() {
         at_every_step(&rig, async |die_at| {
             let mut client = Client::new(&rig, "provisioning", None, die_at).await;
             client.start_provisioning().await;
+            client.update_roots(&authority).await;
             let mut serials: Vec<(&str, Value)> = Vec::new();
             for cert_type in ["online", "iam"] {
                 let info = client.issue(&authority, cert_type, 2100).await;

@@ -167,6 +167,23 @@ fn instances_keep_their_secret_over_a_kill() {
 }
 
 // A node that is not the main one has neither identity nor orders.
+// IAM 26.12
+#[test]
+fn an_order_for_an_unknown_node_fails_after_three_tries() {
+    with_softhsm("nodes::an_order_for_an_unknown_node_fails_after_three_tries", async |rig| {
+        rig.prepare(|_| {});
+        let daemon = rig.start("provisioning").await;
+        let begun = std::time::Instant::now();
+        let mut nodes = IamNodesServiceClient::new(plain_channel(&daemon.protected));
+        let refused = nodes.pause_node(v6::PauseNodeRequest { node_id: "nobody".into() }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Internal);
+        assert!(refused.message().contains("'nobody' is not connected"), "{refused}");
+        let seconds = begun.elapsed().as_secs();
+        assert!((20..28).contains(&seconds), "two pauses of 10 s and none after the last try: {seconds} s");
+        daemon.stop().await;
+    });
+}
+
 #[test]
 fn services_of_the_main_node_are_absent_elsewhere() {
     with_softhsm("nodes::services_of_the_main_node_are_absent_elsewhere", async |rig| {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use aos_cloud_api::{Api, hash_token, new_token, upload_routes};
+use aos_cloud_api::{Api, hash_token, new_token, recovery_routes, upload_routes};
 use aos_cloud_blobs::{Blobs, Counter};
 use aos_cloud_gateway::Gateway;
-use aos_cloud_handlers::{Addresses, Flows, Handlers};
+use aos_cloud_handlers::{Addresses, Flows, Handlers, Patience};
 use aos_cloud_listener::{Limits, Listener};
 use aos_cloud_metrics::Metrics;
 use aos_cloud_pki::{Domain, Pki};
@@ -56,7 +56,7 @@ impl Cloud {
         let now = now_micros() / 1_000_000;
         let pki =
             Pki::open(&data.join("pki"), &hosts, now).context("cannot open the certificate authority")?;
-        let pki = Arc::new(pki);
+        let pki = Arc::new(pki.with_unit_lives(options.certificates.lives()));
         let metrics = Metrics::new();
         let commits = metrics.clone();
         let on_commit = move |time, jobs| commits.committed(time, jobs);
@@ -131,7 +131,9 @@ impl Cloud {
             blobs: format!("https://{}", authority(&domain, blob.local_addr().port())),
             discovery: endpoints.discovery_url.clone(),
         };
-        let flows = Flows::new(store.clone(), Arc::clone(&pki), addresses);
+        let patience =
+            Patience { renew_at_percent: options.certificates.renew_at_percent, ..Patience::default() };
+        let flows = Flows::with_patience(store.clone(), Arc::clone(&pki), addresses, patience);
         let (broker, handlers) = Handlers::new(flows.clone(), blobs.clone());
         let gateway = Gateway::new(
             store.clone(),
@@ -149,6 +151,7 @@ impl Cloud {
             }
         });
         let downloads = blobs.routes().merge(upload_routes(flows.clone()));
+        let downloads = downloads.merge(recovery_routes(flows.clone()));
         let discovery_url = Arc::from(endpoints.discovery_url.as_str());
         let rest = Api { store, pki, blobs, flows, gateway: gateway.clone(), discovery_url }.routes();
         let drain = Duration::from_secs(options.drain_time);

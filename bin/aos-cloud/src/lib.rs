@@ -14,7 +14,7 @@ use aos_supervise::Shutdown;
 
 pub use cloud::Cloud;
 pub use endpoints::Endpoints;
-pub use options::{Command, Options, RunOptions, UnitLimits};
+pub use options::{Command, Options, RunOptions, UnitCertificates, UnitLimits};
 
 /// Time that all tasks together have for an orderly stop.
 const STOP_TIME: Duration = Duration::from_millis(1800);

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use aos_cloud_gateway::{RateLimits, Settings};
 use aos_cloud_listener::Limits;
+use aos_cloud_pki::UnitLives;
 use aos_logging::Level;
 use clap::{Args, Parser, Subcommand};
 
+const SHORTEST_LIFE: Duration = Duration::from_secs(10);
+const LONGEST_LIFE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const EXAMPLES: &str = "\
 Examples:
@@ -71,9 +74,59 @@ pub struct RunOptions {
     /// Time over which Units are moved away when the cloud is told to stop; 0 = end their sessions at once
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub drain_time: u64,
+    /// Certificates of Units.
+    #[command(flatten)]
+    pub certificates: UnitCertificates,
     /// Limits for Units.
     #[command(flatten)]
     pub limits: UnitLimits,
+}
+
+/// How long certificates of Units live, and when they are renewed.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Certificates of Units")]
+pub struct UnitCertificates {
+    /// How long certificates of Units are good, such as 730d or 12h; at least 10s
+    #[arg(long, value_name = "TIME", default_value = "730d", value_parser = life)]
+    pub unit_certificate_life: Duration,
+    /// The same for type `offline`, whose key lets a Unit come back after the others have ended
+    #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = life)]
+    pub offline_certificate_life: Duration,
+    /// Share of a certificate's life after which it is renewed, per cent; 0 = only when asked to
+    #[arg(long, value_name = "PERCENT", default_value_t = 67, value_parser = clap::value_parser!(u8).range(0..=99))]
+    pub renew_at_percent: u8,
+}
+
+impl Default for UnitCertificates {
+    fn default() -> Self {
+        let of = |seconds: i64| Duration::from_secs(seconds.unsigned_abs());
+        let usual = UnitLives::default();
+        Self {
+            unit_certificate_life: of(usual.usual),
+            offline_certificate_life: of(usual.offline),
+            renew_at_percent: 67,
+        }
+    }
+}
+
+impl UnitCertificates {
+    /// As the certificate authority takes them.
+    pub fn lives(&self) -> UnitLives {
+        let seconds = |life: Duration| i64::try_from(life.as_secs()).unwrap_or(i64::MAX / 4);
+        UnitLives {
+            usual: seconds(self.unit_certificate_life),
+            offline: seconds(self.offline_certificate_life),
+        }
+    }
+}
+
+fn life(text: &str) -> anyhow::Result<Duration> {
+    let life = aos_duration_text::parse(text)?;
+    anyhow::ensure!(
+        (SHORTEST_LIFE..=LONGEST_LIFE).contains(&life),
+        "a certificate lives 10 seconds to 100 years"
+    );
+    Ok(life)
 }
 
 /// How much Units may do. What is not given is as the gateway has it.

@@ -67,6 +67,10 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
     }
 
+    pub(crate) fn too_many(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message)
+    }
+
     /// The caller learns nothing of the inside; the log does.
     pub(crate) fn internal(error: &dyn Error) -> Self {
         let mut text = error.to_string();

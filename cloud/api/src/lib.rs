@@ -22,6 +22,7 @@ mod messages;
 mod nodes;
 mod poll;
 mod provisioning;
+mod recovery;
 mod renewals;
 mod states;
 mod status;
@@ -47,6 +48,7 @@ use tower::ServiceExt as _;
 
 pub use accounts::{hash_token, new_token};
 pub use error::ApiError;
+pub use recovery::recovery_routes;
 pub use uploads::upload_routes;
 
 /// What the API works with. Cheap to clone.
@@ -86,6 +88,7 @@ impl Api {
             .route("/units/{unit}/certificates", get(units::certificates))
             .route("/units/{unit}/connection-info", get(units::connection_info))
             .route("/units/{unit}/certificates/renew", post(renewals::start))
+            .route("/units/{unit}/recovery-token", post(recovery::token))
             .route("/units/{unit}/renewals", get(renewals::list))
             .route("/units/{unit}/renewals/{id}", get(renewals::show))
             .route("/units/{unit}/nodes", get(nodes::list))

@@ -51,7 +51,7 @@ pub(crate) async fn start(
     for secret in input.secrets.values() {
         checked_password(secret)?;
     }
-    let new = NewRenewal { types, nodes: input.nodes, secrets: input.secrets };
+    let new = NewRenewal { types, nodes: input.nodes, secrets: input.secrets, ..NewRenewal::default() };
     let renewal = api.flows.renew_certificates(&unit.id, new).await?;
     let entry = AuditEntry {
         actor: caller.name(),

@@ -1,4 +1,7 @@
 //! Issuing certificates for Units inside flows, by the same rules as at registration.
+//!
+//! A Unit can ask as often as it likes, so what is signed for it is bounded: one certificate of a type and
+//! node a message, and 16 a day. The record of what was issued is kept for good.
 
 use aos_cloud_pki::{CertType, PkiError, Request};
 use aos_cloud_store::{Certificate, Holder, NewCertificate, Unit, Work, now_micros};
@@ -6,12 +9,19 @@ use aos_cloud_store::{Certificate, Holder, NewCertificate, Unit, Work, now_micro
 use crate::error::FlowError;
 use crate::flows::Flows;
 
+/// Certificates of one type that are issued for one node in [`DAY`] at most.
+const MOST_A_DAY: i64 = 16;
+const DAY: i64 = 24 * 3600 * 1_000_000;
+
 /// A request for a certificate of a node.
 pub(crate) struct Wish {
     pub(crate) node_id: String,
     pub(crate) cert_type: String,
     pub(crate) csr: String,
 }
+
+/// A wish that is not granted, and why.
+pub(crate) type Refused = (Wish, String);
 
 /// A certificate for a wish.
 pub(crate) struct Granted {
@@ -57,6 +67,31 @@ impl Flows {
             not_after: issued.not_after,
         })
     }
+}
+
+/// Splits wishes into those that may be signed and those that ask for too much, with the reason.
+pub(crate) fn affordable(
+    work: &Work<'_>,
+    unit: &Unit,
+    wishes: Vec<Wish>,
+) -> Result<(Vec<Wish>, Vec<Refused>), FlowError> {
+    let (mut taken, mut refused): (Vec<Wish>, Vec<Refused>) = (Vec::new(), Vec::new());
+    let since = now_micros().saturating_sub(DAY);
+    for wish in wishes {
+        let same = |one: &Wish| one.node_id == wish.node_id && one.cert_type == wish.cert_type;
+        let reason = if taken.iter().any(same) {
+            "asked for twice in one message"
+        } else if wish.cert_type.parse::<CertType>().is_err() {
+            "no such type of certificate"
+        } else if work.issued_since(&unit.id, &wish.node_id, &wish.cert_type, since)? >= MOST_A_DAY {
+            "too many certificates of this type were issued for this node today"
+        } else {
+            taken.push(wish);
+            continue;
+        };
+        refused.push((wish, reason.to_owned()));
+    }
+    Ok((taken, refused))
 }
 
 /// Records a signed certificate; a good one for the same key, type and node is given instead, so that a

@@ -1,12 +1,15 @@
 //! Overridden environment variables: `overrideEnvVars` and `overrideEnvVarsStatus`.
 
-use aos_cloud_protocol::{Body, EnvVarsFilter, OverrideEnvVars, OverrideEnvVarsStatus};
-use aos_cloud_store::{EnvOverrides, EnvStatus, Received, now_micros};
+use aos_cloud_protocol::{
+    AosIdentity, Body, EnvVarStatus, EnvVarsFilter, MAX_VARIABLE_NAME, OverrideEnvVars, OverrideEnvVarsStatus,
+};
+use aos_cloud_store::{EnvOverrides, EnvStatus, Received, brief, now_micros};
 use uuid::Uuid;
 
 use crate::error::FlowError;
 use crate::flows::{Flows, served};
 use crate::handlers::Message;
+use crate::states::MAX_ID;
 
 impl Flows {
     /// Replaces the overrides of a Unit; an empty list ends all of them.
@@ -38,8 +41,12 @@ impl Flows {
         message: Message<OverrideEnvVarsStatus>,
     ) -> Result<Received<()>, FlowError> {
         let Message { unit_id, receipt, correlation_id, body, .. } = message;
-        let mut statuses = Vec::with_capacity(body.statuses.len());
-        for status in body.statuses {
+        let told = body.statuses.len();
+        let mut statuses = Vec::with_capacity(told);
+        for mut status in body.statuses.into_iter().filter(names_fit) {
+            if let Some(info) = &mut status.error_info {
+                info.message = brief(&info.message);
+            }
             let error = status.error_info.as_ref().map(serde_json::to_string).transpose();
             statuses.push(EnvStatus {
                 item: status.item.key().unwrap_or_default().to_owned(),
@@ -59,6 +66,10 @@ impl Flows {
                     tracing::info!(unit_id, "a status of variables is about a set that was replaced");
                     return Ok(());
                 }
+                if statuses.len() < told {
+                    let reason = "names that are longer than any variable's or instance's";
+                    work.note_invalid(&unit_id, "overrideEnvVarsStatus", reason)?;
+                }
                 if !work.put_env_statuses(&unit_id, &statuses)? {
                     let reason = "more statuses than are kept for a Unit";
                     work.note_invalid(&unit_id, "overrideEnvVarsStatus", reason)?;
@@ -67,4 +78,10 @@ impl Flows {
             })
             .await
     }
+}
+
+/// What is named could have been overridden: such long names were never sent.
+fn names_fit(status: &EnvVarStatus) -> bool {
+    let fits = |identity: &AosIdentity| identity.key().is_none_or(|id| id.len() <= MAX_ID);
+    status.name.chars().count() <= MAX_VARIABLE_NAME && fits(&status.item) && fits(&status.subject)
 }

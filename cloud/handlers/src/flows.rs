@@ -8,8 +8,11 @@ use aos_cloud_protocol::{Body, Direction, Envelope, limits, read, write};
 use aos_cloud_store::{NewOutgoing, OutboxRow, Store, Unit, Work, now_micros};
 use aos_ids::SystemId;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use crate::error::FlowError;
+use crate::log_content::READERS;
+use crate::recovery::Challenges;
 
 const PURPOSE: &str = "message for a Unit";
 
@@ -33,12 +36,20 @@ pub struct Patience {
     pub renewal: Duration,
     /// How long a certificate stays good after its successor was installed, if that is not seen in use.
     pub old_certificate: Duration,
+    /// Share of a certificate's life, per cent, after which the cloud has it renewed; 0 = never.
+    pub renew_at_percent: u8,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
-        Self { log: hours(1), node_task: hours(1), renewal: hours(7 * 24), old_certificate: hours(24) }
+        Self {
+            log: hours(1),
+            node_task: hours(1),
+            renewal: hours(7 * 24),
+            old_certificate: hours(24),
+            renew_at_percent: 67,
+        }
     }
 }
 
@@ -53,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) pki: Arc<Pki>,
     pub(crate) addresses: Addresses,
     pub(crate) patience: Patience,
+    pub(crate) challenges: Challenges,
+    pub(crate) log_readers: Arc<Semaphore>,
 }
 
 impl Flows {
@@ -63,7 +76,9 @@ impl Flows {
 
     /// Flows that wait as long as `patience` says.
     pub fn with_patience(store: Store, pki: Arc<Pki>, addresses: Addresses, patience: Patience) -> Self {
-        Self { store, inner: Arc::new(Inner { pki, addresses, patience }) }
+        let log_readers = Arc::new(Semaphore::new(READERS));
+        let inner = Inner { pki, addresses, patience, challenges: Challenges::new(), log_readers };
+        Self { store, inner: Arc::new(inner) }
     }
 
     /// The messages that wait for a Unit and have a number above `after`, in order, each with its number.

@@ -66,6 +66,7 @@ impl Handlers {
         tokio::select! {
             _ = futures_util::future::join_all(serving) => {}
             () = crate::sweeper::run(&flows.store) => {}
+            () = crate::renewing::run(&flows) => {}
         }
     }
 }

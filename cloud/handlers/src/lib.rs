@@ -19,7 +19,9 @@ mod lanes;
 mod log_content;
 mod logs;
 mod nodes;
+mod recovery;
 mod renewals;
+mod renewing;
 mod secrets;
 mod states;
 mod status;
@@ -32,7 +34,7 @@ pub use flows::{Addresses, Flows, Patience};
 pub use handlers::Handlers;
 pub use log_content::LogContent;
 pub use logs::NewLogRequest;
-pub use renewals::NewRenewal;
+pub use renewals::{Due, NewRenewal};
 pub use uploads::{LogUpload, MAX_UPLOAD};
 
 #[cfg(test)]

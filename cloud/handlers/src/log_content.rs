@@ -1,9 +1,11 @@
 //! Reading received logs: inflated where they came compressed, node by node, in small chunks.
 //!
-//! Inflated logs are cut at 512 MiB: some bytes may inflate to a thousand times their size.
+//! Inflated logs are cut at 512 MiB: some bytes may inflate to a thousand times their size. At most 8 logs are
+//! read at the same time, because each takes a thread for as long as its reader likes.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek as _};
+use std::sync::Arc;
 
 use aos_cloud_store::{LogPart, Store};
 use bytes::Bytes;
@@ -17,6 +19,8 @@ const CHUNK: usize = 64 * 1024;
 const CHUNKS_AHEAD: usize = 2;
 const MAX_INFLATED: u64 = 512 * 1024 * 1024;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// Logs that are read at the same time.
+pub(crate) const READERS: usize = 8;
 
 /// The text of a log, on its way.
 pub struct LogContent {
@@ -45,7 +49,10 @@ impl Flows {
         let several = parts.windows(2).any(|pair| pair[0].node_id != pair[1].node_id);
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
         let store = self.store.clone();
+        let turn = Arc::clone(&self.inner.log_readers).try_acquire_owned();
+        let turn = turn.map_err(|_| FlowError::conflict("too many logs are being read; try again later"))?;
         tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             if let Err(error) = send_all(&store, &parts, several, &sender) {
                 // Without a receiver nobody wants to know.
                 let _ = sender.blocking_send(Err(error));

@@ -5,7 +5,7 @@ use aos_cloud_protocol::{
     AosIdentity, Body, IdentityType, LogFilter, LogStatus, LogType, PushLog, RequestLog, Secret,
     UploadOptions, UploadType,
 };
-use aos_cloud_store::{LogNode, LogRequest, NewLog, Received, StagedLog, Store, StoreError, Work};
+use aos_cloud_store::{LogNode, LogRequest, NewLog, Received, StagedLog, Store, StoreError, Work, brief};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -134,7 +134,7 @@ pub(crate) fn keep_progress(
         state: log.state.as_str().to_owned(),
         parts_count: log.parts_count,
         parts: Vec::new(),
-        reason: log.reason.clone(),
+        reason: log.reason.as_deref().map(brief),
     };
     work.put_log_node(id, &row)
 }

@@ -5,10 +5,10 @@ use aos_cloud_protocol::{
     Body, CertificateType, DeprovisioningRequest, FinishProvisioningRequest, NodeCertificate, NodeOutcome,
     Secret, StartProvisioningRequest, StartProvisioningResponse,
 };
-use aos_cloud_store::{NewCertificate, NodeTask, Received, Unit, Work, now_micros};
+use aos_cloud_store::{NewCertificate, NodeTask, Received, Unit, Work, brief, now_micros};
 use uuid::Uuid;
 
-use crate::certificates::{Wish, grant};
+use crate::certificates::{Wish, affordable, grant};
 use crate::error::FlowError;
 use crate::flows::{Flows, served};
 use crate::handlers::Message;
@@ -98,26 +98,34 @@ impl Flows {
         let Message { unit_id, receipt, correlation_id, body, .. } = message;
         let node = body.node.node_id().map(|node| node.to_string()).unwrap_or_default();
         let outcome = match (body.error_info, body.csrs.is_empty()) {
-            (Some(info), _) => Err(info.message),
+            (Some(info), _) => Err(brief(&info.message)),
             (None, true) => Err("the node sent no certificate requests".to_owned()),
             (None, false) => {
+                let wish = |csr: aos_cloud_protocol::NodeCsr| Wish {
+                    node_id: node.clone(),
+                    cert_type: csr.kind.as_str().to_owned(),
+                    csr: csr.csr,
+                };
+                let wishes = body.csrs.into_iter().map(wish).collect();
                 let (id, of) = (unit_id.clone(), node.clone());
                 let awaited = self
                     .store
                     .transact(move |work| {
                         let unit = served(work, &id)?;
                         let open = work.open_node_task(&id, &of)?;
-                        Ok::<_, FlowError>(open.is_some().then_some(unit.system_uid))
+                        if open.is_none_or(|task| task.state != NodeTaskState::Starting.as_str()) {
+                            return Ok(None);
+                        }
+                        let (wishes, refused) = affordable(work, &unit, wishes)?;
+                        Ok::<_, FlowError>(Some((unit.system_uid, wishes, refused)))
                     })
                     .await?;
-                let wish = |csr: aos_cloud_protocol::NodeCsr| Wish {
-                    node_id: node.clone(),
-                    cert_type: csr.kind.as_str().to_owned(),
-                    csr: csr.csr,
-                };
                 match awaited {
-                    Some(system_id) => {
-                        all_signed(self.sign(system_id, body.csrs.into_iter().map(wish).collect()).await?)
+                    Some((system_id, wishes, refused)) if refused.is_empty() => {
+                        all_signed(self.sign(system_id, wishes).await?)
+                    }
+                    Some((_, _, refused)) => {
+                        all_signed(refused.into_iter().map(|(wish, reason)| (wish, Err(reason))).collect())
                     }
                     None => Err("nobody waits for it".to_owned()),
                 }
@@ -197,7 +205,7 @@ impl Flows {
     ) -> Result<Received<()>, FlowError> {
         let Message { unit_id, receipt, correlation_id, body, .. } = message;
         let node = body.node.node_id().map(|node| node.to_string()).unwrap_or_default();
-        let event = event(body.error_info.map_or(Ok(()), |info| Err(info.message)));
+        let event = event(body.error_info.map_or(Ok(()), |info| Err(brief(&info.message))));
         self.store
             .receive(receipt, move |work| {
                 let unit = served(work, &unit_id)?;
@@ -282,7 +290,7 @@ fn advance(task: &mut NodeTask, event: NodeTaskEvent) -> NodeTaskStep {
 
 fn all_signed(signed: Vec<(Wish, Result<NewCertificate, String>)>) -> Result<Vec<NewCertificate>, String> {
     let each = signed.into_iter().map(|(wish, outcome)| {
-        outcome.map_err(|reason| format!("the request for {} is refused: {reason}", wish.cert_type))
+        outcome.map_err(|reason| brief(&format!("the request for {} is refused: {reason}", wish.cert_type)))
     });
     each.collect()
 }

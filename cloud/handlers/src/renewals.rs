@@ -1,9 +1,10 @@
 //! Renewal of certificates: `renewCertificatesNotification`, `issueUnitCertificates`,
 //! `issuedUnitCertificates`, `installUnitCertificatesConfirmation`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use aos_cloud_fleet::{Held, RenewalState, may_renew, renewal_over};
+use aos_cloud_fleet::{Held, RenewalState, may_recover, may_renew, renewal_over};
 use aos_cloud_pki::CertType;
 use aos_cloud_protocol::{
     AosIdentity, Body, CertificateToRenew, CertificateType, IdentityType,
@@ -11,15 +12,17 @@ use aos_cloud_protocol::{
     NodeSecret, RenewCertificatesNotification, Secret, UnitSecrets,
 };
 use aos_cloud_store::{
-    Certificate, NewCertificate, Received, Renewal, RenewalCertificate, Unit, Work, now_micros,
+    Certificate, NewCertificate, Received, RecordedLife, Renewal, RenewalCertificate, Unit, Work, brief,
+    now_micros,
 };
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::certificates::{Wish, grant, plain_serial};
+use crate::certificates::{Wish, affordable, grant, plain_serial};
 use crate::error::FlowError;
 use crate::flows::{Flows, served};
 use crate::handlers::Message;
+use crate::recovery::recorded;
 
 const SLOT: &str = "renewCertificatesNotification";
 
@@ -32,6 +35,17 @@ pub struct NewRenewal {
     pub nodes: Vec<String>,
     /// Owner passwords by node, for nodes whose password is not known or has changed.
     pub secrets: BTreeMap<String, String>,
+    /// What the cloud found due by itself.
+    pub due: Option<Due>,
+}
+
+/// A renewal that the cloud starts by itself.
+#[derive(Clone)]
+pub struct Due {
+    /// Exactly these, as (node, type); those of nodes without known password are left out.
+    pub pairs: BTreeSet<(String, String)>,
+    /// How long to wait for the Unit.
+    pub patience: Duration,
 }
 
 impl Flows {
@@ -41,11 +55,15 @@ impl Flows {
         self.store
             .transact(move |work| {
                 let unit = served(work, &unit_id)?;
-                let chosen = chosen(work.certificates(&unit.id)?, &new);
+                let mut chosen = chosen(work.certificates(&unit.id)?, &new);
+                let mut secrets = flows.passwords(work, &unit)?;
+                if new.due.is_some() {
+                    chosen.retain(|one| secrets.contains_key(&one.node_id));
+                }
                 if chosen.is_empty() {
                     return Err(FlowError::Invalid("the Unit holds no such certificates".to_owned()));
                 }
-                let mut secrets = flows.passwords(work, &unit)?;
+                let patience = new.due.as_ref().map_or(flows.inner.patience.renewal, |due| due.patience);
                 for (node, password) in new.secrets {
                     flows.keep_password(work, &unit, &node, &password)?;
                     secrets.insert(node, password);
@@ -66,7 +84,7 @@ impl Flows {
                     state: "waiting".to_owned(),
                     reason: None,
                     created_at: now_micros(),
-                    deadline: Some(Self::deadline(flows.inner.patience.renewal)),
+                    deadline: Some(Self::deadline(patience)),
                     finished_at: None,
                     certificates: chosen.iter().map(asked).collect(),
                 };
@@ -95,23 +113,30 @@ impl Flows {
     ) -> Result<Received<()>, FlowError> {
         let Message { unit_id, receipt, correlation_id, body, .. } = message;
         let (id, flows) = (unit_id.clone(), self.clone());
+        let requests = body.requests.into_iter().map(|request| Wish {
+            node_id: request.node.node_id().map(|node| node.to_string()).unwrap_or_default(),
+            cert_type: request.kind.as_str().to_owned(),
+            csr: request.csr,
+        });
+        let requests: Vec<Wish> = requests.collect();
         // Whatever is refused anyway is not worth a signature.
-        let (system_id, held, open) = self
+        let (system_id, wishes, mut refused) = self
             .store
             .transact(move |work| {
                 let unit = served(work, &id)?;
-                Ok::<_, FlowError>((unit.system_uid, work.certificates(&id)?, work.open_renewal(&id)?))
+                let (held, open) = (work.certificates(&id)?, work.open_renewal(&id)?);
+                let (mut wishes, mut refused) = (Vec::new(), Vec::new());
+                for wish in requests {
+                    match permitted(&held, open.as_ref(), &wish) {
+                        Ok(()) => wishes.push(wish),
+                        Err(reason) => refused.push((wish, reason.to_owned())),
+                    }
+                }
+                let (wishes, dear) = affordable(work, &unit, wishes)?;
+                refused.extend(dear);
+                Ok::<_, FlowError>((unit.system_uid, wishes, refused))
             })
             .await?;
-        let (mut wishes, mut refused) = (Vec::new(), Vec::new());
-        for request in body.requests {
-            let node_id = request.node.node_id().map(|node| node.to_string()).unwrap_or_default();
-            let wish = Wish { node_id, cert_type: request.kind.as_str().to_owned(), csr: request.csr };
-            match permitted(&held, open.as_ref(), &wish) {
-                Ok(()) => wishes.push(wish),
-                Err(reason) => refused.push((wish, reason.to_owned())),
-            }
-        }
         let mut signed = Vec::with_capacity(wishes.len());
         for (wish, outcome) in self.sign(system_id, wishes).await? {
             match outcome {
@@ -124,14 +149,21 @@ impl Flows {
                 let unit = served(work, &unit_id)?;
                 let mut open = work.open_renewal(&unit.id)?;
                 let certificates = issue(work, &unit, open.as_mut(), signed, &mut refused)?;
+                let mut noted = Vec::with_capacity(refused.len());
                 for (wish, reason) in refused {
-                    let text = format!("{} of node '{}': {reason}", wish.cert_type, wish.node_id);
-                    tracing::warn!(unit_id, "a certificate is refused: {text}");
-                    work.note_invalid(&unit.id, "issueUnitCertificates", &text)?;
-                    if let Some(entry) = entry_of(open.as_mut(), &wish.node_id, &wish.cert_type) {
+                    noted.push(brief(&format!("{} of node '{}': {reason}", wish.cert_type, wish.node_id)));
+                    // What was asked for once too often does not undo what was issued.
+                    let issued = certificates.iter().any(|one| {
+                        one.node.key() == Some(&wish.node_id) && one.kind.as_str() == wish.cert_type
+                    });
+                    if !issued && let Some(entry) = entry_of(open.as_mut(), &wish.node_id, &wish.cert_type) {
                         RenewalState::Refused.as_str().clone_into(&mut entry.state);
                         entry.reason = Some(reason);
                     }
+                }
+                if let Some(first) = noted.first() {
+                    tracing::warn!(unit_id, "{} certificates are refused, first {first}", noted.len());
+                    work.note_all_invalid(&unit.id, "issueUnitCertificates", &noted)?;
                 }
                 let exchange = open.as_ref().map(|renewal| renewal.id.clone()).or(correlation_id);
                 if let Some(renewal) = open {
@@ -161,6 +193,7 @@ impl Flows {
                 let unit = served(work, &unit_id)?;
                 let held = work.certificates(&unit.id)?;
                 let mut open = work.open_renewal(&unit.id)?;
+                let mut noted = Vec::new();
                 for told in body.certificates {
                     let node = told.node.node_id().map(|node| node.to_string()).unwrap_or_default();
                     let kind = told.kind.as_str();
@@ -168,7 +201,7 @@ impl Flows {
                     let known = held
                         .iter()
                         .any(|one| one.node_id == node && one.cert_type == kind && one.serial == serial);
-                    let error = told.error_info.map(|info| info.message);
+                    let error = told.error_info.map(|info| brief(&info.message));
                     let entry = entry_of(open.as_mut(), &node, kind);
                     let failure = match (error, known) {
                         (None, true) => None,
@@ -185,16 +218,21 @@ impl Flows {
                         }
                         continue;
                     };
-                    tracing::warn!(unit_id, "{kind} of node '{node}' is not installed: {reason}");
-                    if let Some(entry) = entry {
+                    // What is decided stays so: a late failure must not revoke what is installed.
+                    if let Some(entry) = entry.filter(|entry| under_way(entry)) {
+                        tracing::warn!(unit_id, "{kind} of node '{node}' is not installed: {reason}");
                         if let Some(unused) = &entry.new_serial {
                             work.revoke_serial(&unit.id, unused)?;
                         }
                         RenewalState::Failed.as_str().clone_into(&mut entry.state);
                         entry.reason = Some(reason);
                     } else {
-                        work.note_invalid(&unit.id, "installUnitCertificatesConfirmation", &reason)?;
+                        noted.push(brief(&format!("{kind} of node '{node}': {reason}")));
                     }
+                }
+                if let Some(first) = noted.first() {
+                    tracing::warn!(unit_id, "{} confirmations have no effect, first {first}", noted.len());
+                    work.note_all_invalid(&unit.id, "installUnitCertificatesConfirmation", &noted)?;
                 }
                 open.map_or(Ok(()), |renewal| keep(work, &unit, renewal))
             })
@@ -204,8 +242,13 @@ impl Flows {
 
 /// Certificates of a Unit that an operator means, the newest of each type and node.
 fn chosen(held: Vec<Certificate>, new: &NewRenewal) -> Vec<Certificate> {
+    let due = |one: &Certificate| {
+        let pair = (one.node_id.clone(), one.cert_type.clone());
+        new.due.as_ref().is_none_or(|due| due.pairs.contains(&pair))
+    };
     let wanted = |one: &Certificate| {
-        (new.nodes.is_empty() || new.nodes.contains(&one.node_id))
+        due(one)
+            && (new.nodes.is_empty() || new.nodes.contains(&one.node_id))
             && (new.types.is_empty() || new.types.iter().any(|kind| kind.as_str() == one.cert_type))
     };
     // Sorted by node, type and age: of equal keys the last one stays.
@@ -241,14 +284,14 @@ pub(crate) fn node_identity(node: &str) -> AosIdentity {
     AosIdentity::by_codename(node).with_type(IdentityType::Node)
 }
 
+fn under_way(one: &RenewalCertificate) -> bool {
+    matches!(RenewalState::parse(&one.state), RenewalState::Asked | RenewalState::Issued)
+}
+
 fn permitted(held: &[Certificate], open: Option<&Renewal>, wish: &Wish) -> Result<(), &'static str> {
     let asked = open.is_some_and(|renewal| {
         let mut named = renewal.certificates.iter();
-        named.any(|one| {
-            one.node_id == wish.node_id
-                && one.cert_type == wish.cert_type
-                && matches!(RenewalState::parse(&one.state), RenewalState::Asked | RenewalState::Issued)
-        })
+        named.any(|one| one.node_id == wish.node_id && one.cert_type == wish.cert_type && under_way(one))
     });
     let held: Vec<Held<'_>> = held
         .iter()
@@ -266,9 +309,14 @@ fn issue(
     refused: &mut Vec<(Wish, String)>,
 ) -> Result<Vec<IssuedCertificate>, FlowError> {
     let held = work.certificates(&unit.id)?;
+    let lives = work.recorded_lives(&unit.id)?;
     let mut issued = Vec::with_capacity(signed.len());
     for (wish, certificate) in signed {
-        if let Err(reason) = permitted(&held, open.as_deref(), &wish) {
+        let asked = entry_of(open.as_deref_mut(), &wish.node_id, &wish.cert_type).is_some();
+        let again = held.iter().any(|old| old.key_hash == certificate.key_hash);
+        let allowed = permitted(&held, open.as_deref(), &wish)
+            .and_then(|()| if asked || again { Ok(()) } else { few(&lives, &wish) });
+        if let Err(reason) = allowed {
             refused.push((wish, reason.to_owned()));
             continue;
         }
@@ -288,6 +336,12 @@ fn issue(
         });
     }
     Ok(issued)
+}
+
+/// A Unit that asks by itself gets no more certificates in a day than one that recovers.
+fn few(lives: &[RecordedLife], wish: &Wish) -> Result<(), &'static str> {
+    let recorded: Vec<_> = lives.iter().map(recorded).collect();
+    may_recover(&recorded, &wish.node_id, &wish.cert_type, now_micros() / 1_000_000)
 }
 
 fn entry_of<'a>(

@@ -13,8 +13,12 @@ use crate::flows::{Flows, served};
 use crate::handlers::Message;
 use crate::status::unit_state;
 
+/// Longest id of an item or subject, bytes; the limit of all peers.
+pub(crate) const MAX_ID: usize = 64;
+
 /// What an instance gets that never told of a state.
 const INITIAL: &str = "";
+const NO_ID: &str = "item or subject has no id, or one of more than 64 bytes";
 
 impl Flows {
     /// A Unit tells of a new state: it is kept or rejected, and the Unit is told which.
@@ -31,7 +35,7 @@ impl Flows {
                     return Ok(work.note_invalid(&unit_id, "newState", "item or subject is missing")?);
                 };
                 let Some(key) = key_of(&item, &subject, body.instance) else {
-                    return Ok(work.note_invalid(&unit_id, "newState", "item or subject has no id")?);
+                    return Ok(work.note_invalid(&unit_id, "newState", NO_ID)?);
                 };
                 let stored = work.state(&unit_id, &key)?;
                 let known = KnownInstance {
@@ -94,7 +98,7 @@ impl Flows {
             .receive(receipt, move |work| {
                 let unit = served(work, &unit_id)?;
                 let Some(key) = key_of(&body.item, &body.subject, body.instance) else {
-                    return Ok(work.note_invalid(&unit_id, "stateRequest", "item or subject has no id")?);
+                    return Ok(work.note_invalid(&unit_id, "stateRequest", NO_ID)?);
                 };
                 let stored = work.state(&unit_id, &key)?;
                 // What was set here on purpose comes before the initial state.
@@ -184,7 +188,8 @@ fn is_present(stored: Option<&StateRow>, told: &StateChecksum) -> bool {
 }
 
 fn key_of(item: &AosIdentity, subject: &AosIdentity, instance: u64) -> Option<StateKey> {
-    let (item, subject) = (item.key()?.to_owned(), subject.key()?.to_owned());
+    let id = |identity: &AosIdentity| identity.key().filter(|id| id.len() <= MAX_ID).map(str::to_owned);
+    let (item, subject) = (id(item)?, id(subject)?);
     Some(StateKey { item, subject, instance })
 }
 

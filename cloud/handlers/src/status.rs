@@ -8,6 +8,10 @@ use crate::error::FlowError;
 use crate::flows::Flows;
 use crate::handlers::Message;
 
+/// Largest picture of a Unit, bytes as it is stored. It is read and written as a whole with each change, on
+/// the thread that all Units share. 4096 items and as many instances of ordinary names fit in.
+const MAX_PICTURE: usize = 4 * 1024 * 1024;
+
 impl Flows {
     /// Merges a status into what is known.
     pub(crate) async fn take_status(&self, message: Message<UnitStatus>) -> Result<Received<()>, FlowError> {
@@ -20,6 +24,12 @@ impl Flows {
                     return Ok(());
                 }
                 let text = serde_json::to_string(&state).map_err(FlowError::document("status"))?;
+                if text.len() > MAX_PICTURE {
+                    let reason =
+                        format!("with it the Unit would take {} bytes, {MAX_PICTURE} at most", text.len());
+                    tracing::warn!(unit_id, "a status has no effect: {reason}");
+                    return Ok(work.note_invalid(&unit_id, "unitStatus", &reason)?);
+                }
                 work.put_status(&unit_id, &text, state.is_known_in(session).then_some(session))?;
                 if wanted && !config_on_its_way(work, &unit_id, &state)? {
                     // It is installed: sent again, the Unit would refuse it as too old.
@@ -42,10 +52,7 @@ impl Flows {
         self.store
             .receive(receipt, move |work| {
                 work.add_events(&unit_id, "alerts", &texts)?;
-                for reason in refused {
-                    work.note_invalid(&unit_id, "alerts", &reason)?;
-                }
-                Ok(())
+                Ok(work.note_all_invalid(&unit_id, "alerts", &refused)?)
             })
             .await
     }

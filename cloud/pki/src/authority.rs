@@ -12,7 +12,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::error::PkiError;
-use crate::issue::{ServerCertificate, fresh_serial, set_validity};
+use crate::issue::{ServerCertificate, UnitLives, fresh_serial, set_validity};
 use crate::pem::{certificate_to_pem, pem_certificates};
 use crate::signer::CodeSigner;
 use crate::vault::{UrlKey, Vault};
@@ -81,6 +81,7 @@ pub struct Pki {
     signer: CodeSigner,
     vault: Vault,
     url_key: UrlKey,
+    unit_lives: UnitLives,
 }
 
 impl Pki {
@@ -112,7 +113,20 @@ impl Pki {
             signer,
             vault: Vault::new(&load_secret(&dir.join("storage.key"))?)?,
             url_key: UrlKey::new(&load_secret(&dir.join("url.key"))?),
+            unit_lives: UnitLives::default(),
         })
+    }
+
+    /// The same authority, whose certificates for Units live as long as `lives` says.
+    #[must_use]
+    pub fn with_unit_lives(mut self, lives: UnitLives) -> Self {
+        self.unit_lives = lives;
+        self
+    }
+
+    /// How long certificates of Units are good.
+    pub fn unit_lives(&self) -> UnitLives {
+        self.unit_lives
     }
 
     /// The cloud's domain: the first of its host names.

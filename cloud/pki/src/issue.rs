@@ -17,11 +17,27 @@ use crate::pem::certificate_to_pem;
 const DAY: i64 = 24 * 3600;
 /// Devices start with clocks that lag; a fresh certificate must be valid for them.
 const BACKDATE: i64 = 3600;
+/// At most this part of a short life lies before its issue.
+const BACKDATE_PART: i64 = 20;
 const USER_LIFETIME: i64 = 730 * DAY;
-const UNIT_LIFETIME: i64 = 3650 * DAY;
 const SERVER_LIFETIME: i64 = 730 * DAY;
 /// `1.2.840.113549.1.9.1`
 const EMAIL_ADDRESS: [u64; 7] = [1, 2, 840, 113_549, 1, 9, 1];
+
+/// How long certificates of Units are good, seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitLives {
+    /// All types but `offline`.
+    pub usual: i64,
+    /// Type `offline`: its key proves who a Unit is after all others have ended, so it lives longer.
+    pub offline: i64,
+}
+
+impl Default for UnitLives {
+    fn default() -> Self {
+        Self { usual: 730 * DAY, offline: 3650 * DAY }
+    }
+}
 
 /// A certificate just issued, with what the record of issued certificates needs.
 #[derive(Debug, Clone)]
@@ -93,7 +109,9 @@ impl Pki {
         now: i64,
     ) -> Result<Issued, PkiError> {
         request.check_unit(system_id, self.hosts())?;
-        let mut params = leaf(now, UNIT_LIFETIME, request.is_rsa());
+        let lives = self.unit_lives();
+        let lifetime = if cert_type == CertType::Offline { lives.offline } else { lives.usual };
+        let mut params = leaf(now, lifetime, request.is_rsa());
         params.distinguished_name.push(DnType::CommonName, text(system_id)?);
         params.subject_alt_names = request.names().to_vec();
         match cert_type {
@@ -161,7 +179,7 @@ impl Pki {
 /// Parameters common to all leaves.
 fn leaf(now: i64, lifetime: i64, rsa: bool) -> CertificateParams {
     let mut params = CertificateParams::default();
-    set_validity(&mut params, now - BACKDATE, now + lifetime);
+    set_validity(&mut params, now - BACKDATE.min(lifetime / BACKDATE_PART), now + lifetime);
     params.distinguished_name = DistinguishedName::new();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

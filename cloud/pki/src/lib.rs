@@ -15,14 +15,16 @@ mod error;
 mod extension;
 mod issue;
 mod pem;
+mod proof;
 mod signer;
 mod vault;
 
 pub use authority::{Domain, Pki};
 pub use csr::{CertType, Request};
 pub use error::PkiError;
-pub use issue::{Issued, ServerCertificate, UserSubject};
+pub use issue::{Issued, ServerCertificate, UnitLives, UserSubject};
 pub use pem::{certificate_to_pem, pem_certificates};
+pub use proof::signed_by;
 pub use signer::CodeSigner;
 pub use vault::{UrlKey, Vault};
 

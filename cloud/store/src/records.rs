@@ -148,6 +148,9 @@ impl Store {
 impl Work<'_> {
     /// Keeps messages of a Unit among the newest of their kind ([`EVENTS_KEPT`] are kept).
     pub fn add_events(&mut self, unit_id: &str, kind: &str, bodies: &[String]) -> Result<(), StoreError> {
+        // What would be dropped again at once need not be written.
+        let kept = usize::try_from(EVENTS_KEPT).unwrap_or(usize::MAX);
+        let bodies = &bodies[bodies.len().saturating_sub(kept)..];
         if bodies.is_empty() {
             return Ok(());
         }
@@ -181,7 +184,18 @@ impl Work<'_> {
 
     /// Keeps that a message of a Unit could not be used; see [`Store::note_invalid`].
     pub fn note_invalid(&mut self, unit_id: &str, kind: &str, reason: &str) -> Result<(), StoreError> {
-        let body = serde_json::json!({"kind": kind, "reason": brief(reason)}).to_string();
-        self.add_events(unit_id, INVALID, &[body])
+        self.note_all_invalid(unit_id, kind, &[reason])
+    }
+
+    /// Keeps that parts of a message of a Unit could not be used, each with its reason.
+    pub fn note_all_invalid(
+        &mut self,
+        unit_id: &str,
+        kind: &str,
+        reasons: &[impl AsRef<str>],
+    ) -> Result<(), StoreError> {
+        let body = |reason: &str| serde_json::json!({"kind": kind, "reason": brief(reason)}).to_string();
+        let bodies: Vec<String> = reasons.iter().map(|reason| body(reason.as_ref())).collect();
+        self.add_events(unit_id, INVALID, &bodies)
     }
 }

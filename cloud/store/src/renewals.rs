@@ -154,6 +154,26 @@ impl Work<'_> {
         certificates::of_unit(self, unit_id)
     }
 
+    /// How many certificates of a type were issued for a node since `since` (microseconds), revoked ones
+    /// included.
+    pub fn issued_since(
+        &self,
+        unit_id: &str,
+        node_id: &str,
+        cert_type: &str,
+        since: i64,
+    ) -> Result<i64, StoreError> {
+        self.sql
+            .prepare_cached(
+                "SELECT count(*) FROM certificates WHERE unit_id = ?1 AND node_id = ?2 AND cert_type = ?3 \
+                 AND issued_at >= ?4",
+            )
+            .and_then(|mut statement| {
+                statement.query_row(params![unit_id, node_id, cert_type, since], |row| row.get(0))
+            })
+            .map_err(sql("count issued certificates"))
+    }
+
     /// Records a certificate that was issued.
     pub fn add_certificate(&mut self, new: &NewCertificate) -> Result<(), StoreError> {
         certificates::insert(self, new)

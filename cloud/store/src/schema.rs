@@ -340,4 +340,14 @@ CREATE TABLE unit_configs (
     set_at   INTEGER NOT NULL
 ) STRICT;
 ",
+    r"
+-- An operator's leave for one recovery of a Unit. Only the hash is kept. A used one stays until it expires,
+-- so that a repeated request has the answer of the first.
+CREATE TABLE recovery_tokens (
+    unit_id    TEXT PRIMARY KEY REFERENCES units (id) ON DELETE CASCADE,
+    hash       BLOB NOT NULL,
+    expires_at INTEGER NOT NULL,
+    used_for   BLOB
+) STRICT;
+",
 ];

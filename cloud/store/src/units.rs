@@ -97,7 +97,7 @@ pub struct NewUnit {
 }
 
 /// Tables about a Unit that end with its deprovisioning.
-const OF_THE_LIFE: [&str; 12] = [
+const OF_THE_LIFE: [&str; 13] = [
     "unit_status",
     "desired",
     "unit_events",
@@ -110,6 +110,7 @@ const OF_THE_LIFE: [&str; 12] = [
     "node_tasks",
     "node_wishes",
     "unit_configs",
+    "recovery_tokens",
 ];
 
 const COLUMNS: &str = "id, system_uid, status, company_id, model_name, model_version, subject_id, \

@@ -17,7 +17,7 @@ pub const CERTIFICATES_PATH: &str = "/recovery/v1/certificates";
 /// Port of the listener where only the cloud's host is known.
 pub const DEFAULT_PORT: u16 = 9443;
 /// Largest body of a request or answer, bytes.
-pub const MAX_BODY: usize = 2 * 1024 * 1024;
+pub const MAX_BODY: usize = 1024 * 1024;
 /// Most requests for certificates at once.
 pub const MAX_REQUESTS: usize = 80;
 /// Longest request for a certificate (PEM), bytes.

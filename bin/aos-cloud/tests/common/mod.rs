@@ -10,7 +10,7 @@ pub mod unit;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aos_cloud::{Cloud, Endpoints, RunOptions, UnitLimits};
+use aos_cloud::{Cloud, Endpoints, RunOptions, UnitCertificates, UnitLimits};
 use aos_logging::Level;
 use aos_supervise::Shutdown;
 use tokio::task::JoinHandle;
@@ -36,6 +36,7 @@ pub fn options(data: &Path) -> RunOptions {
         log_level: Level::Info,
         workers: 2,
         drain_time: 0,
+        certificates: UnitCertificates::default(),
         limits: UnitLimits::default(),
     }
 }

@@ -157,3 +157,47 @@ async fn a_renewal_needs_certificates_and_passwords_and_replaces_the_one_before(
     assert_eq!(asked.unit_secrets.nodes[0].secret.expose(), "pin-rear", "it is known from before");
     assert_eq!(renewal(&cloud, &first.id).await.state, "failed");
 }
+
+#[tokio::test]
+async fn what_is_signed_for_a_unit_is_bounded_and_a_late_failure_revokes_nothing() {
+    let world = World::new();
+    let cloud = world.cloud().await;
+    let unit = &cloud.unit.id;
+    let started = cloud.flows.renew_certificates(unit, of_type(CertType::Sm)).await.unwrap();
+    cloud.take().await;
+    let one = || request(CertificateType::Sm, "main", csr(None));
+    cloud.send(requests(vec![one(), one(), one()])).await;
+    assert_eq!(issued(&cloud).await.certificates.len(), 1, "one of a kind");
+    assert_eq!(cloud.invalid().await.len(), 2);
+    assert_eq!(renewal(&cloud, &started.id).await.certificates[0].state, "issued");
+    // One at registration, one above.
+    for _ in 2..16 {
+        cloud.send(requests(vec![one()])).await;
+        assert_eq!(issued(&cloud).await.certificates.len(), 1);
+    }
+    let last = cloud.certificates().await.into_iter().rfind(|one| one.cert_type == "sm").unwrap();
+    cloud.send(installed(CertificateType::Sm, &last.serial, None)).await;
+    assert_eq!(renewal(&cloud, &started.id).await.state, "done");
+
+    let both = NewRenewal { types: vec![CertType::Online, CertType::Sm], ..NewRenewal::default() };
+    let started = cloud.flows.renew_certificates(unit, both).await.unwrap();
+    cloud.take().await;
+    cloud.send(requests(vec![one()])).await;
+    assert!(issued(&cloud).await.certificates.is_empty());
+    let entry = renewal(&cloud, &started.id).await.certificates.remove(1);
+    assert_eq!(entry.state, "refused");
+    assert!(entry.reason.unwrap().contains("too many certificates"));
+
+    cloud.send(requests(vec![request(CertificateType::Online, "main", csr(None))])).await;
+    issued(&cloud).await;
+    let serial = renewal(&cloud, &started.id).await.certificates[0].new_serial.clone().unwrap();
+    let other = NewRenewal { types: vec![CertType::Online, CertType::Offline], ..NewRenewal::default() };
+    let started = cloud.flows.renew_certificates(unit, other).await.unwrap();
+    cloud.take().await;
+    cloud.send(installed(CertificateType::Online, &serial, None)).await;
+    cloud.send(installed(CertificateType::Online, "", Some("late"))).await;
+    let open = renewal(&cloud, &started.id).await;
+    let online = open.certificates.iter().find(|one| one.cert_type == "online").unwrap();
+    assert_eq!((open.state.as_str(), online.state.as_str()), ("waiting", "installed"));
+    assert!(cloud.certificates().await.iter().any(|one| one.serial == serial), "still good");
+}

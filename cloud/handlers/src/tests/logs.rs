@@ -168,3 +168,27 @@ async fn a_unit_uploads_its_logs_with_the_token_of_the_request() {
     let late = cloud.flows.begin_upload(&request.id, token, Some("rear"), None).await;
     assert!(matches!(late, Err(FlowError::Forbidden(_))), "the token ends with the request");
 }
+
+#[tokio::test]
+async fn readers_that_stand_still_take_few_threads() {
+    let world = World::new();
+    let cloud = world.cloud().await;
+    let unit = &cloud.unit.id;
+    let request = cloud.flows.request_log(unit, wanted(&["main"], UploadType::Wss)).await.unwrap();
+    let sent = cloud.take().await;
+    let long = gzip(&"a line of a log\n".repeat(100_000));
+    cloud.answer(Body::PushLog(part("main", 1, 1, long)), &sent).await;
+    let open = || cloud.flows.log_content(unit, &request.id, None);
+    let mut readers = Vec::new();
+    for _ in 0..crate::log_content::READERS {
+        readers.push(open().await.unwrap().unwrap());
+    }
+    assert!(open().await.err().unwrap().to_string().contains("too many logs are being read"));
+    readers.clear();
+    let free = async {
+        while open().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), free).await.unwrap();
+}

@@ -4,6 +4,7 @@ mod certificates;
 mod crash;
 mod logs;
 mod nodes;
+mod recovery;
 mod states;
 mod statuses;
 

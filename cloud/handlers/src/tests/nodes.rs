@@ -108,6 +108,17 @@ async fn every_failure_ends_the_task_with_its_reason() {
     assert_eq!(state(&cloud).await.0, "failed");
 
     let start = begin(&cloud).await;
+    cloud.answer(started([two(), two()].concat(), None), &start).await;
+    let (word, reason) = state(&cloud).await;
+    assert_eq!((word.as_str(), of_rear(&cloud).await), ("failed", 0));
+    assert!(reason.unwrap().contains("twice"));
+
+    let start = begin(&cloud).await;
+    cloud.answer(started(vec![], Some(failure(&"long\n".repeat(1000)))), &start).await;
+    let reason = state(&cloud).await.1.unwrap();
+    assert!(reason.starts_with("long long ") && reason.chars().count() == 501, "{reason}");
+
+    let start = begin(&cloud).await;
     cloud.answer(started(two(), None), &start).await;
     let finish = cloud.take().await;
     cloud.answer(Body::FinishProvisioningResponse(outcome(Some(failure("token is full")))), &finish).await;

@@ -204,6 +204,16 @@ async fn overrides_replace_each_other_and_keep_what_the_unit_reports() {
     cloud.deliver(of(status(None), None)).await;
     let known = cloud.store.env_overrides(unit).await.unwrap().unwrap();
     assert_eq!((known.statuses.len(), &known.statuses[0].error), (1, &None));
+    // Names that cannot have been overridden are not kept, and words are cut.
+    let Body::OverrideEnvVarsStatus(mut told) = status(Some(&"no ".repeat(1000))) else { unreachable!() };
+    for (name, item) in [("x".repeat(257), ITEM.to_owned()), ("LEVEL".to_owned(), "x".repeat(65))] {
+        let item = AosIdentity::by_id(item);
+        told.statuses.push(EnvVarStatus { name, item, ..told.statuses[0].clone() });
+    }
+    cloud.send(Body::OverrideEnvVarsStatus(told)).await;
+    let known = cloud.store.env_overrides(unit).await.unwrap().unwrap();
+    assert_eq!((known.statuses.len(), cloud.invalid().await.len()), (1, 1));
+    assert!(known.statuses[0].error.as_ref().unwrap().len() < 600);
     // What no Unit would take is refused at once.
     let refused = cloud.flows.set_env_overrides(unit, overrides(&"x".repeat(20_000))).await;
     assert!(matches!(refused, Err(FlowError::Limit(_))), "{refused:?}");

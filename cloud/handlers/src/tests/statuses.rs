@@ -5,6 +5,7 @@ use aos_cloud_protocol::{
     UnitConfig, UnitStatus,
 };
 use aos_cloud_store::StoreError;
+use aos_status::ErrorInfo;
 
 use super::*;
 use crate::FlowError;
@@ -112,4 +113,31 @@ async fn a_unit_configuration_is_wanted_until_it_is_installed() {
     assert_eq!(signal.borrow_and_update().target, wanted);
     cloud.send(Body::UnitStatus(configured("1.1.0", "installed"))).await;
     assert!(signal.borrow_and_update().target > wanted, "it is not sent any more");
+}
+
+#[tokio::test]
+async fn a_unit_of_endless_words_does_not_grow_without_bound() {
+    let world = World::new();
+    let cloud = world.cloud().await;
+    cloud.send(Body::UnitStatus(running())).await;
+    let known = async || cloud.store.unit_view(&cloud.unit.id).await.unwrap().unwrap().status.unwrap().merged;
+    let before = known().await;
+    // Each change is small enough; together they would not be.
+    let mut change = running();
+    change.is_delta_info = true;
+    let instance = &mut change.instances.as_mut().unwrap()[0].instances[0];
+    let message = "x".repeat(1_500_000);
+    instance.error_info = Some(ErrorInfo { aos_code: 1, exit_code: 0, message });
+    for number in 1..=5 {
+        change.instances.as_mut().unwrap()[0].instances[0].instance = number;
+        cloud.send(Body::UnitStatus(change.clone())).await;
+    }
+    let after = known().await.len();
+    assert!(before.len() < after && after < 4 * 1024 * 1024, "{after} bytes");
+    let noted = cloud.invalid().await;
+    assert_eq!(noted.len(), 3);
+    assert!(noted[0].contains("4194304 at most"), "{}", noted[0]);
+    // A Unit that tells of ordinary things is known again.
+    cloud.send(Body::UnitStatus(running())).await;
+    assert!(known().await.len() < 2000);
 }

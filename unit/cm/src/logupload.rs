@@ -1,9 +1,8 @@
 //! Upload of logs over HTTPS, where the cloud asks for that.
 //!
 //! Each part of a node's logs is one `PUT` to the address given, unchanged, with the bearer token given and
-//! headers that name request, node and part. Parts go one after the other; one that fails is tried four times
-//! in all, unless the server refuses it for good. The token goes to `https` addresses only, and never after
-//! its end.
+//! headers that name request, node and part. One that fails is tried four times in all, unless the server
+//! refuses it for good. The token goes to `https` addresses only, and never after its end.
 
 use std::time::Duration;
 
@@ -15,13 +14,10 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
 use url::Url;
 
 use crate::transport::{DialError, Dialer};
 
-/// Parts that may wait for an upload.
-pub const MAX_WAITING: usize = 80;
 /// Time for one part.
 const PART_TIME: Duration = Duration::from_mins(1);
 /// Pauses before further tries.
@@ -99,31 +95,28 @@ impl Target {
     }
 }
 
-/// Uploads all parts that come; ends with the sender, or with the first part that cannot be uploaded.
+/// Uploads one part.
 pub async fn upload(
-    dialer: Dialer,
-    target: Target,
-    request: String,
-    node: NodeId,
-    mut parts: mpsc::Receiver<Part>,
+    dialer: &Dialer,
+    target: &Target,
+    request: &str,
+    node: &NodeId,
+    part: &Part,
 ) -> Result<(), ErrorInfo> {
-    while let Some(part) = parts.recv().await {
-        let mut pauses = PAUSES.into_iter();
-        loop {
-            target.check(Timestamp::now())?;
-            let work = put(&dialer, &target, &request, &node, &part);
-            let result = tokio::time::timeout(PART_TIME, work).await.unwrap_or(Err(UploadError::Silent));
-            let Err(error) = result else { break };
-            match pauses.next().filter(|_| error.may_pass()) {
-                Some(pause) => {
-                    tracing::warn!("part {} of logs of node {node}: {error}; trying again", part.number);
-                    tokio::time::sleep(pause).await;
-                }
-                None => return Err(ErrorInfo::new(AosCode::Failed, format!("upload of logs: {error}"))),
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        target.check(Timestamp::now())?;
+        let work = put(dialer, target, request, node, part);
+        let result = tokio::time::timeout(PART_TIME, work).await.unwrap_or(Err(UploadError::Silent));
+        let Err(error) = result else { return Ok(()) };
+        match pauses.next().filter(|_| error.may_pass()) {
+            Some(pause) => {
+                tracing::warn!("part {} of logs of node {node}: {error}; trying again", part.number);
+                tokio::time::sleep(pause).await;
             }
+            None => return Err(ErrorInfo::new(AosCode::Failed, format!("upload of logs: {error}"))),
         }
     }
-    Ok(())
 }
 
 async fn put(

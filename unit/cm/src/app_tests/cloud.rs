@@ -45,6 +45,8 @@ pub struct Cloud {
     pub acks: Vec<String>,
     /// Kinds and transactions of all messages but acks.
     pub seen: Vec<(MessageType, String)>,
+    /// Messages of this kind are not acknowledged.
+    pub withheld: Option<MessageType>,
     refusing: Arc<AtomicBool>,
     answered: BTreeSet<String>,
 }
@@ -107,6 +109,7 @@ impl Cloud {
             links,
             link: None,
             acks: vec![],
+            withheld: None,
             seen: vec![],
             refusing,
             answered: BTreeSet::new(),
@@ -259,8 +262,10 @@ impl Cloud {
         }
         self.seen.push((envelope.body.message_type(), envelope.header.txn.to_string()));
         let now = jiff::Timestamp::now();
-        let ack = Envelope::ack("unit-1".parse().unwrap(), now, &envelope.header.txn);
-        self.send_raw(aos_cloud_protocol::write(&ack).unwrap()).await;
+        if self.withheld != Some(envelope.body.message_type()) {
+            let ack = Envelope::ack("unit-1".parse().unwrap(), now, &envelope.header.txn);
+            self.send_raw(aos_cloud_protocol::write(&ack).unwrap()).await;
+        }
         let Body::RequestBlobUrls(question) = &envelope.body else { return Some(envelope) };
         let items: Vec<BlobInfo> = {
             let blobs = self.blobs.lock().unwrap();

@@ -20,7 +20,7 @@ enum Point {
     Done,
 }
 
-fn count(world: &World, table: &str, txn: &str) -> i64 {
+pub(super) fn count(world: &World, table: &str, txn: &str) -> i64 {
     let db = rusqlite::Connection::open(world.config.database()).unwrap();
     let sql = format!("SELECT count(*) FROM {table} WHERE ?1 = '' OR txn = ?1");
     db.query_row(&sql, [txn], |row| row.get(0)).unwrap()

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use aos_cloud_protocol::{
-    AosIdentity, LogFilter, LogType, PushLog, RequestLog, Secret, UploadOptions, UploadType,
+    AosIdentity, LogFilter, LogType, MessageType, PushLog, RequestLog, Secret, UploadOptions, UploadType,
 };
 use aos_tls::{ClientAuth, Incoming, Protocol};
 use aos_unit_api::servicemanager::v5::LogData;
@@ -11,6 +11,7 @@ use aos_unit_api::servicemanager::v5::sm_incoming_messages::SmIncomingMessage;
 use aos_unit_api::servicemanager::v5::sm_outgoing_messages::SmOutgoingMessage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::crashes::count;
 use super::sm::Sm;
 use super::*;
 
@@ -67,6 +68,13 @@ impl World {
         world.sm.connect().await;
         world.until(|document| document["nodes"][0]["connected"] == true).await;
         world
+    }
+
+    /// Until no request is open.
+    async fn answered(&self) {
+        while count(self, "tasks", "") > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn pushed(&mut self) -> String {
@@ -133,6 +141,7 @@ async fn an_open_request_survives_a_crash() {
         assert_eq!(asked(&mut world.sm).await, first);
         say(&world.sm, &first, 1, 1, b"all", "ok").await;
         assert_eq!(world.pushed().await, "main 1/1 Ok all");
+        world.answered().await;
         world.kill().await;
         world.start();
         world.cloud.connected().await;
@@ -145,6 +154,35 @@ async fn an_open_request_survives_a_crash() {
                 _ => {}
             }
         }
+    });
+}
+
+// A part that the cloud does not acknowledge is not taken for told: after a crash the node is asked again, and
+// the end of all tries is a word of its own.
+#[tokio::test]
+async fn a_part_counts_when_it_has_arrived() {
+    in_time!(async {
+        let mut world = World::with_node().await;
+        world.kill().await;
+        world.config.cloud_response_wait_timeout = Duration::from_millis(200);
+        world.start();
+        world.cloud.connected().await;
+        world.sm.connect().await;
+        world.cloud.withheld = Some(MessageType::PushLog);
+        world.cloud.send_as(request(LogType::InstanceLog, &["main"], None), Some(ID)).await;
+        let first = asked(&mut world.sm).await;
+        say(&world.sm, &first, 1, 1, b"all", "ok").await;
+        assert_eq!(world.pushed().await, "main 1/1 Ok all");
+        world.kill().await;
+        world.start();
+        world.cloud.connected().await;
+        world.sm.connect().await;
+        assert_eq!(asked(&mut world.sm).await, first);
+        say(&world.sm, &first, 1, 1, b"all", "ok").await;
+        assert_eq!(world.pushed().await, "main 1/1 Ok all");
+        let failed = "main 1/1 Failed part 1 of 1 of the logs: not acknowledged after all tries";
+        assert_eq!(world.pushed().await, failed);
+        world.answered().await;
     });
 }
 

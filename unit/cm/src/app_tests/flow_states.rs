@@ -165,6 +165,27 @@ async fn a_state_of_the_cloud_is_written() {
     });
 }
 
+// PRO-100: a state of the cloud that cannot be written at once stays the wanted one.
+#[tokio::test]
+async fn a_state_that_cannot_be_written_is_written_later() {
+    in_time!(async {
+        let mut world = World::with_state().await;
+        std::fs::write(world.state_file(), "one").unwrap();
+        assert_eq!(world.new_state().await, "one");
+        let (file, aside) = (world.state_file(), world.state_file().with_extension("aside"));
+        std::fs::rename(&file, &aside).unwrap();
+        // No link is followed, so nothing can be written here.
+        std::os::unix::fs::symlink(world.state_file().with_extension("elsewhere"), &file).unwrap();
+        let txn = world.cloud.send(update("cloud", checksum(b"cloud"))).await;
+        world.cloud.acknowledged(&txn).await;
+        std::fs::rename(&aside, &file).unwrap();
+        std::fs::write(&file, "service").unwrap();
+        world.state_becomes("cloud").await;
+        std::fs::write(&file, "later").unwrap();
+        assert_eq!(world.new_state().await, "later", "and not what was overwritten");
+    });
+}
+
 // REL-02: what is written while the program or the link is away is sent when they are back, once, the newest.
 #[tokio::test]
 async fn a_state_written_in_absence_is_sent_later() {

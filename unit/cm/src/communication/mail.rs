@@ -4,7 +4,7 @@
 //! room in the session's queue until there is some, and counts everything. What needs the socket comes out as
 //! [`Step`]s.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use aos_cloud_protocol::{Body, Envelope, MessageType, RequestBlobUrls, UnitStatus};
@@ -13,7 +13,7 @@ use aos_cloud_session::{
 };
 use aos_ids::{SystemId, Txn};
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::questions::Questions;
 use super::state::Counters;
@@ -60,6 +60,8 @@ pub(super) struct Mail {
     parked: BTreeSet<Txn>,
     /// Those of them that found no room in the session.
     unsent: VecDeque<Envelope>,
+    /// Messages whose senders wait for the outcome.
+    awaited: BTreeMap<Txn, oneshot::Sender<Result<(), DropReason>>>,
     /// Messages that may leave the outbox.
     done: Vec<Txn>,
     /// Reports that found no room.
@@ -90,6 +92,7 @@ impl Mail {
             kept: BTreeSet::new(),
             parked: BTreeSet::new(),
             unsent: VecDeque::new(),
+            awaited: BTreeMap::new(),
             done: Vec::new(),
             reports: VecDeque::new(),
             flush_at: None,
@@ -189,6 +192,11 @@ impl Mail {
                 let envelope = self.envelope(*body, correlation);
                 self.feed(Input::send(envelope))
             }
+            Told::Command(Command::Deliver(body, correlation, outcome)) => {
+                let envelope = self.envelope(*body, correlation);
+                self.awaited.insert(envelope.header.txn.clone(), outcome);
+                self.feed(Input::send(envelope))
+            }
             Told::Command(Command::BlobUrls(digest, answer)) if self.session.is_connected() => {
                 let exchange = self.questions.ask(digest, answer);
                 let body = Body::RequestBlobUrls(RequestBlobUrls { digests: vec![digest] });
@@ -246,6 +254,7 @@ impl Mail {
                 }
                 Action::Acknowledged(about) => {
                     self.counters.acknowledged += 1;
+                    self.tell_outcome(&about.txn, Ok(()));
                     self.remove(about.txn);
                     actions.extend(self.refill());
                 }
@@ -287,6 +296,7 @@ impl Mail {
 
     fn dropped(&mut self, about: &Outgoing, reason: DropReason) {
         self.counters.dropped.count(reason);
+        self.tell_outcome(&about.txn, Err(reason));
         if reason == DropReason::Superseded {
             tracing::debug!("message {} {} given up: {reason}", about.kind, about.txn);
         } else {
@@ -296,6 +306,12 @@ impl Mail {
             }
         }
         self.remove(about.txn.clone());
+    }
+
+    fn tell_outcome(&mut self, txn: &Txn, outcome: Result<(), DropReason>) {
+        if let Some(waiting) = self.awaited.remove(txn) {
+            let _ = waiting.send(outcome);
+        }
     }
 
     fn rejected(&mut self, what: &Rejection) {

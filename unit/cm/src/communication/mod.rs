@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aos_cloud_protocol::{BlobInfo, Body, Envelope, UnitStatus};
+use aos_cloud_session::DropReason;
 use aos_iam_link::IamLink;
 use aos_ids::{Digest, SystemId, Txn};
 use aos_tls::IdentitySlot;
@@ -51,6 +52,8 @@ const SETTLE_TIME: Duration = Duration::from_secs(10);
 pub enum Command {
     /// Queue a message, with the exchange it belongs to.
     Send(Box<Body>, Option<String>),
+    /// The same, and tell what became of it.
+    Deliver(Box<Body>, Option<String>, oneshot::Sender<Result<(), DropReason>>),
     /// Ask where a blob is.
     BlobUrls(Digest, oneshot::Sender<Result<BlobInfo, BlobUrlError>>),
 }
@@ -150,6 +153,20 @@ impl Communication {
     /// Queues a message; false when the task's own queue is full.
     pub fn send(&self, body: Body, correlation_id: Option<String>) -> bool {
         self.commands.try_send(Command::Send(Box::new(body), correlation_id)).is_ok()
+    }
+
+    /// Queues a message and waits until the cloud has acknowledged it, however long there is no link; an error
+    /// is why it was given up. Never ends when the task is gone.
+    pub async fn deliver(&self, body: Body, correlation_id: Option<String>) -> Result<(), DropReason> {
+        let (sender, outcome) = oneshot::channel();
+        let command = Command::Deliver(Box::new(body), correlation_id, sender);
+        if self.commands.send(command).await.is_ok()
+            && let Ok(outcome) = outcome.await
+        {
+            return outcome;
+        }
+        // This process stops: nothing is known of the message, and nothing must be made of that.
+        std::future::pending().await
     }
 
     /// Sends a message that was put into the outbox. Its row goes when the cloud has acknowledged it.

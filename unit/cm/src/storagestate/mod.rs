@@ -20,6 +20,8 @@ use crate::launcher::records::Record;
 
 /// Name of the state file.
 const STATE_FILE: &str = "state.dat";
+/// Below each root: folders of instances that are gone. No identifier becomes this name.
+const ASIDE: &str = ".removed";
 
 /// Where the data of instances is.
 #[derive(Debug, Clone)]
@@ -73,17 +75,51 @@ impl StorageState {
         Ok(())
     }
 
-    /// Removes the data of an instance that will not come back.
+    /// Removes the data of an instance that will not come back. Large storages take their time, so they are
+    /// only put aside here.
     pub fn remove(&self, ident: &InstanceIdent) {
         for root in [&self.storages, &self.states] {
             let path = root.join(folder(ident));
-            match std::fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!("data of instance {ident} cannot be removed: {error}");
-                }
-                _ => {}
+            let aside = root.join(ASIDE).join(uuid::Uuid::new_v4().to_string());
+            let put_aside = std::fs::create_dir_all(root.join(ASIDE)).and_then(|()| rename(&path, &aside));
+            if let Err(error) = put_aside {
+                tracing::warn!("data of instance {ident} cannot be removed: {error}");
+            }
+            // Those of the item and the subject, unless other instances have them too.
+            for above in path.ancestors().skip(1).take(2) {
+                let _ = std::fs::remove_dir(above);
             }
         }
+        self.clear_away();
+    }
+
+    /// Removes what was put aside, also by an earlier run, in a thread that nobody waits for.
+    pub fn clear_away(&self) {
+        let asides = [&self.storages, &self.states].map(|root| root.join(ASIDE));
+        if !asides.iter().any(|aside| aside.exists()) {
+            return;
+        }
+        let clear = move || {
+            for aside in asides {
+                match std::fs::remove_dir_all(&aside) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        tracing::warn!("{} cannot be removed yet: {error}", aside.display());
+                    }
+                    _ => {}
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("clear away".to_owned()).spawn(clear) {
+            tracing::warn!("data of removed instances stays until the next start: {error}");
+        }
+    }
+}
+
+/// Renames a folder; one that is not there is as good as renamed.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -100,6 +136,32 @@ fn component(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // What is removed is gone at once for whoever comes next, other instances keep theirs, and what an earlier
+    // run left is cleared away.
+    #[test]
+    fn data_is_put_aside_and_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (storages, states) = (dir.path().join("storages"), dir.path().join("states"));
+        let data = StorageState::new(&storages, &states);
+        let ident =
+            |item: &str, number| InstanceIdent::service(item.parse().unwrap(), "s".parse().unwrap(), number);
+        for path in ["a/s/0", "a/s/1", "b/s/0", ".removed/left"] {
+            std::fs::create_dir_all(storages.join(path).join("deep")).unwrap();
+        }
+        data.remove(&ident("a", 0));
+        data.remove(&ident("b", 0));
+        data.remove(&ident("c", 0));
+        assert!(!storages.join("a/s/0").exists() && !storages.join("b").exists());
+        assert!(storages.join("a/s/1/deep").exists());
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while storages.join(ASIDE).exists() || states.join(ASIDE).exists() {
+            assert!(std::time::Instant::now() < until, "it is still there");
+            // Two threads may get into each other's way; the next start ends it.
+            data.clear_away();
+            std::thread::yield_now();
+        }
+    }
 
     // CM-18, CM-57: paths and escapes.
     #[test]

@@ -205,6 +205,11 @@ impl States {
         read(&followed.file)
     }
 
+    /// Whether a state of the cloud is not in its file yet.
+    pub fn is_pending(&self, ident: &InstanceIdent) -> bool {
+        self.known.get(ident).is_some_and(|known| known.pending.is_some())
+    }
+
     /// States of the cloud that are not in their files yet.
     pub fn pending(&self) -> Vec<InstanceIdent> {
         let waiting = self

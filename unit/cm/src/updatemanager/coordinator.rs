@@ -179,6 +179,7 @@ impl Coordinator {
             tracing::info!("the update goes on at '{}'", self.machine.state().as_str());
         }
         self.act(started)?;
+        self.data.clear_away();
         self.take_up_states()?;
         self.set_environments()?;
         loop {
@@ -194,6 +195,7 @@ impl Coordinator {
                 Some(event) = self.logs.event() => self.on_log_event(event)?,
                 () = self.states.written() => {}
                 Ok(()) = self.parts.main_node.changed() => {}
+                Ok(()) = self.parts.system_id.changed() => {}
                 Some(node) = iam_nodes.recv() => {
                     self.nodes.iam_says(node, Instant::now());
                     self.reporter.touch(Instant::now());
@@ -288,7 +290,10 @@ impl Coordinator {
             communication::Event::Connected(answer) => {
                 self.address()?;
                 let snapshot = self.snapshot();
-                let _ = answer.send(self.reporter.full(snapshot));
+                if let Err(full) = answer.send(self.reporter.full(snapshot)) {
+                    // Asked too long ago: the link went on without it, and later ones build on it.
+                    self.send(Body::UnitStatus(full), None);
+                }
             }
             communication::Event::Disconnected => self.reporter.disconnected(),
             communication::Event::Message(envelope) => {

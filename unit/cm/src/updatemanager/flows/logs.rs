@@ -1,8 +1,9 @@
 //! Logs: from the cloud's request to the nodes, and their parts back as messages or uploads.
 //!
 //! A request is kept in table `tasks` until every node has answered, has failed or has been given up, so it
-//! is asked anew after a crash: the cloud may get a part twice then. Parts are not kept here; a part that
-//! finds no room makes its node's share fail. Every node asked is heard of: failures are kept messages.
+//! is asked anew after a crash: the cloud may get a part twice then. A node has answered when the cloud has
+//! all of its parts, which are not kept here; one that gets lost makes its node's share fail. Every node asked
+//! is heard of: failures are kept messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -16,13 +17,14 @@ use aos_unit_api::servicemanager::v5;
 use aos_unit_api::servicemanager::v5::sm_incoming_messages::SmIncomingMessage;
 use jiff::Timestamp;
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::super::coordinator::{Coordinator, CoordinatorError};
+use super::parts::{Room, Sender, Way, pass_on};
 use crate::database::StoreError;
 use crate::logrelay::{MAX_OPEN, Relay, Share, Word};
-use crate::logupload::{MAX_WAITING, Part, Target, upload};
+use crate::logupload::{Part, Target};
 use crate::smcontroller::Command;
 
 /// Kind of the rows of this flow in table `tasks`.
@@ -39,8 +41,8 @@ struct Open {
 pub enum LogEvent {
     /// A node was asked, or could not be.
     Asked(Share, Result<(), ErrorInfo>),
-    /// All parts of a node are uploaded, or one could not be.
-    Uploaded(Share, Result<(), ErrorInfo>),
+    /// The cloud has all parts of a node, or one cannot be brought to it; with whether it is owed a last word.
+    Passed(Share, bool, Result<(), ErrorInfo>),
 }
 
 /// The flow.
@@ -49,7 +51,8 @@ pub struct LogFlow {
     relay: Relay,
     /// Shares of an earlier run whose nodes are not back yet.
     unasked: BTreeSet<Share>,
-    uploads: BTreeMap<Share, mpsc::Sender<Part>>,
+    queues: BTreeMap<Share, Sender>,
+    room: Room,
     work: JoinSet<LogEvent>,
 }
 
@@ -64,14 +67,17 @@ impl LogFlow {
             open: BTreeMap::new(),
             relay: Relay::default(),
             unasked: BTreeSet::new(),
-            uploads: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            room: Room::new(),
             work: JoinSet::new(),
         };
+        let mut useless = Vec::new();
         for row in rows {
             let (txn, correlation, body) = row?;
             let Ok(request) = serde_json::from_str::<RequestLog>(&body) else {
                 // The text may hold a token, so the reason is not told.
-                tracing::error!("a stored request for logs is unreadable and left out");
+                tracing::error!("a stored request for logs is unreadable and removed");
+                useless.push(txn);
                 continue;
             };
             for node in request.filter.node_ids.iter().filter_map(|node| node.node_id().ok()) {
@@ -80,6 +86,9 @@ impl LogFlow {
                 flow.unasked.insert(share);
             }
             flow.open.insert(txn, Open { correlation, request });
+        }
+        for txn in useless {
+            db.execute("DELETE FROM tasks WHERE txn = ?1", [txn])?;
         }
         Ok(flow)
     }
@@ -195,10 +204,15 @@ impl Coordinator {
     pub(in super::super) fn on_log_event(&mut self, event: LogEvent) -> Result<(), CoordinatorError> {
         match event {
             LogEvent::Asked(_, Ok(())) => Ok(()),
-            LogEvent::Asked(share, Err(error)) | LogEvent::Uploaded(share, Err(error)) => {
+            LogEvent::Asked(share, Err(error)) | LogEvent::Passed(share, _, Err(error)) => {
                 self.settle_logs(&share, LogStatus::Failed, Some(error))
             }
-            LogEvent::Uploaded(share, Ok(())) => self.settle_logs(&share, LogStatus::Ok, None),
+            LogEvent::Passed(share, true, Ok(())) => self.settle_logs(&share, LogStatus::Ok, None),
+            LogEvent::Passed(share, false, Ok(())) => {
+                self.transaction(|this| this.close_logs(&share))?;
+                self.forget_secrets();
+                Ok(())
+            }
         }
     }
 
@@ -239,11 +253,13 @@ impl Coordinator {
         self.transaction(|this| {
             this.answer(word(AosIdentity::by_codename(share.1.as_str()), status, error), correlation)?;
             this.close_logs(share)
-        })
+        })?;
+        self.forget_secrets();
+        Ok(())
     }
 
     fn close_logs(&mut self, share: &Share) -> Result<(), CoordinatorError> {
-        self.logs.uploads.remove(share);
+        self.logs.queues.remove(share);
         self.logs.unasked.remove(share);
         if self.logs.relay.settled(share) {
             self.logs.open.remove(&share.0);
@@ -279,63 +295,45 @@ impl Coordinator {
             let error = ErrorInfo::new(AosCode::NoMemory, "the node sends a part that is too big");
             return self.settle_logs(&share, LogStatus::Failed, Some(error));
         }
-        let Some(open) = self.logs.open.get(&share.0) else { return Ok(()) };
-        match Target::of(open.request.upload_options.as_ref(), Timestamp::now()) {
-            Err(error) => self.settle_logs(&share, LogStatus::Failed, Some(error)),
-            Ok(Some(target)) => {
-                let part = Part { number: log.part, count, content: log.data.into() };
-                self.upload_log(&share, target, part, said)
-            }
-            Ok(None) => {
-                let part = PushLog {
-                    node: AosIdentity::by_codename(node.as_str()),
-                    part: log.part,
-                    parts_count: count,
-                    content: log.data.into(),
-                    status,
-                    error_info: None,
-                };
-                let correlation = open.correlation.clone();
-                if !self.parts.cloud.send(Body::PushLog(part), correlation) {
-                    let error = ErrorInfo::new(AosCode::NoMemory, "no room for a part of the logs");
-                    return self.settle_logs(&share, LogStatus::Failed, Some(error));
-                }
-                if said == Word::Last { self.transaction(|this| this.close_logs(&share)) } else { Ok(()) }
-            }
+        if !self.logs.queues.contains_key(&share)
+            && let Err(error) = self.begin_passing(&share)
+        {
+            return self.settle_logs(&share, LogStatus::Failed, Some(error));
         }
-    }
-
-    fn upload_log(
-        &mut self,
-        share: &Share,
-        target: Target,
-        part: Part,
-        said: Word,
-    ) -> Result<(), CoordinatorError> {
-        if !self.logs.uploads.contains_key(share) {
-            let (sender, parts) = mpsc::channel(MAX_WAITING);
-            self.logs.uploads.insert(share.clone(), sender);
-            let request = self.logs.open.get(&share.0).and_then(|open| open.correlation.clone());
-            let work = upload(
-                self.parts.dialer.clone(),
-                target,
-                request.unwrap_or_else(|| share.0.clone()),
-                share.1.clone(),
-                parts,
-            );
-            let share = share.clone();
-            self.logs.work.spawn(async move { LogEvent::Uploaded(share, work.await) });
-        }
-        let taken = self.logs.uploads.get(share).is_some_and(|sender| sender.try_send(part).is_ok());
+        let part = Part { number: log.part, count, content: log.data.into() };
+        let taken = self.logs.queues.get(&share).is_some_and(|queue| self.logs.room.add(queue, part));
         if said == Word::Last {
-            // The upload ends with its sender.
-            self.logs.uploads.remove(share);
+            // The work ends with its queue.
+            self.logs.queues.remove(&share);
         }
         if taken {
             return Ok(());
         }
-        let error = ErrorInfo::new(AosCode::NoMemory, "the upload of logs is too slow");
-        self.settle_logs(share, LogStatus::Failed, Some(error))
+        let error =
+            ErrorInfo::new(AosCode::NoMemory, "no room for a part of the logs: the cloud is too slow");
+        self.settle_logs(&share, LogStatus::Failed, Some(error))
+    }
+
+    /// Begins to pass on the parts of a node, beside this task.
+    fn begin_passing(&mut self, share: &Share) -> Result<(), ErrorInfo> {
+        let Some(open) = self.logs.open.get(&share.0) else { return Ok(()) };
+        let target = Target::of(open.request.upload_options.as_ref(), Timestamp::now())?;
+        let uploads = target.is_some();
+        let way = match target {
+            Some(target) => {
+                let request = open.correlation.clone().unwrap_or_else(|| share.0.clone());
+                Way::Upload(self.parts.dialer.clone(), target, request)
+            }
+            None => Way::Messages(self.parts.cloud.clone(), open.correlation.clone()),
+        };
+        let (queue, parts) = Room::queue();
+        self.logs.queues.insert(share.clone(), queue);
+        let share = share.clone();
+        self.logs.work.spawn(async move {
+            let passed = pass_on(&way, &share.1, parts).await;
+            LogEvent::Passed(share, uploads, passed)
+        });
+        Ok(())
     }
 }
 

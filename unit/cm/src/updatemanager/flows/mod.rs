@@ -5,6 +5,7 @@
 mod certificates;
 mod envvars;
 mod logs;
+mod parts;
 mod states;
 mod tasks;
 

@@ -53,6 +53,9 @@ impl Coordinator {
         if !self.follow_state(ident, record) {
             return Ok(());
         }
+        if self.states.is_pending(ident) {
+            return self.write_state(ident);
+        }
         match self.states.look(ident) {
             Ok(Some(Look::New(content))) if content.is_empty() || self.states.known(ident).is_some() => {
                 self.ask_for_state(ident)?;
@@ -90,6 +93,14 @@ impl Coordinator {
             return Ok(());
         }
         for ident in self.states.due(Instant::now()) {
+            if self.states.is_pending(&ident) {
+                // What could not be written before comes first: told now, it would later be overwritten.
+                self.write_state(&ident)?;
+                if let Err(error) = self.states.look(&ident) {
+                    tracing::error!("the state of {ident} cannot be read: {error}");
+                }
+                continue;
+            }
             match self.states.look(&ident) {
                 Ok(Some(Look::New(content))) => self.tell_state(&ident, content)?,
                 Ok(_) => {}
@@ -213,23 +224,25 @@ impl Coordinator {
     /// Writes states of the cloud to their files, after the transaction that keeps them.
     pub(in super::super) fn write_states(&mut self) -> Result<(), CoordinatorError> {
         for ident in self.states.pending() {
-            let record = self
-                .launcher
-                .records()
-                .iter()
-                .find(|((known, _), record)| *known == ident && has_state(record));
-            let prepared = record.map_or(Ok(()), |(_, record)| self.data.prepare(&ident, record));
-            let written = match prepared {
-                Ok(()) => self.states.write(&self.parts.db, &ident)?,
-                Err(error) => Err(error),
-            };
-            match written {
-                Ok(()) => tracing::info!("the state of {ident} is the cloud's"),
-                // It stays kept and is tried again with the next message or start.
-                Err(error) => {
-                    tracing::error!("the state of {ident} cannot be written: {error}");
-                    self.report(&format!("state of instance {ident} cannot be written: {error}"));
-                }
+            self.write_state(&ident)?;
+        }
+        Ok(())
+    }
+
+    fn write_state(&mut self, ident: &InstanceIdent) -> Result<(), CoordinatorError> {
+        let mut records = self.launcher.records().iter();
+        let record = records.find(|((known, _), record)| known == ident && has_state(record));
+        let prepared = record.map_or(Ok(()), |(_, record)| self.data.prepare(ident, record));
+        let written = match prepared {
+            Ok(()) => self.states.write(&self.parts.db, ident)?,
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(()) => tracing::info!("the state of {ident} is the cloud's"),
+            // It stays kept and is tried again with the next message, write or start.
+            Err(error) => {
+                tracing::error!("the state of {ident} cannot be written: {error}");
+                self.report(&format!("state of instance {ident} cannot be written: {error}"));
             }
         }
         Ok(())

@@ -154,10 +154,15 @@ impl Coordinator {
             deleted.map_err(StoreError::from)?;
             Ok(())
         })?;
-        // The log of the database still has the secret; another connection that reads now only delays this.
+        self.forget_secrets();
+        Ok(())
+    }
+
+    /// The log of the database still has the secrets of rows that are gone; another connection that reads now
+    /// only delays this.
+    pub(super) fn forget_secrets(&self) {
         if let Err(error) = self.parts.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
             tracing::debug!("the log of the database stays: {error}");
         }
-        Ok(())
     }
 }

@@ -145,7 +145,7 @@ async fn readable_messages_beyond_the_rate_get_nacks() {
     assert!(world.metric(&refused("rate")) >= 1.0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_unit_that_takes_no_bytes_is_cut_in_time() {
     let rate = RateLimits { messages_per_second: 1e6, message_burst: 1e6, ..RateLimits::default() };
     let settings = Settings { rate, frame_time: Duration::from_millis(500), ..Settings::default() };

@@ -99,6 +99,7 @@ struct Inner {
     nacks: Counter,
     resends: Counter,
     given_up: Counter,
+    beyond_limits: Counter,
     duplicates: Counter,
     deferred: Counter,
     refused: [Counter; Refused::ALL.len()],
@@ -135,6 +136,7 @@ impl Metrics {
             nacks: Counter::default(),
             resends: Counter::default(),
             given_up: Counter::default(),
+            beyond_limits: Counter::default(),
             duplicates: Counter::default(),
             deferred: Counter::default(),
             refused: Default::default(),
@@ -217,6 +219,11 @@ impl Metrics {
         self.0.given_up.inc();
     }
 
+    /// A message to a Unit exceeds what upstream's Units take.
+    pub fn beyond_limits(&self) {
+        self.0.beyond_limits.inc();
+    }
+
     /// A repeated message of a Unit had no effect.
     pub fn duplicate(&self) {
         self.0.duplicates.inc();
@@ -287,6 +294,11 @@ impl Metrics {
         text.one("aos_gateway_nacks_total", "Messages of Units turned away for now", all.nacks.get());
         text.one("aos_gateway_resends_total", "Messages sent again to Units", all.resends.get());
         text.one("aos_gateway_given_up_total", "Messages to Units that were given up", all.given_up.get());
+        text.one(
+            "aos_gateway_beyond_limits_total",
+            "Messages to Units beyond what upstream's take",
+            all.beyond_limits.get(),
+        );
         text.one(
             "aos_gateway_duplicates_total",
             "Repeated messages without further effect",

@@ -31,6 +31,7 @@ fn read_one(bytes: &[u8]) -> Result<Vec<Event>, Violation> {
     read_all(&mut Reader::new(Role::Server, LIMIT), &[bytes])
 }
 
+// D10
 #[test]
 fn fragments_are_put_together_around_control_frames() {
     let stream =
@@ -41,6 +42,7 @@ fn fragments_are_put_together_around_control_frames() {
     assert_eq!(read_all(&mut Reader::new(Role::Server, LIMIT), &single).unwrap(), expected);
 }
 
+// D10
 #[test]
 fn text_and_binary_are_messages_alike() {
     assert_eq!(read_one(&raw(0x81, b"text")).unwrap(), [Event::Message(b"text".to_vec())]);

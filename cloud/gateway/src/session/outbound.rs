@@ -3,7 +3,7 @@
 use aos_cloud_broker::Origin;
 use aos_cloud_fleet::Step;
 use aos_cloud_metrics::Closed;
-use aos_cloud_protocol::{Body, DesiredStatus, Envelope, MessageType};
+use aos_cloud_protocol::{Body, DesiredStatus, Envelope, MessageType, limits};
 use aos_cloud_session::{DropReason, Event, Outgoing};
 use aos_cloud_websocket::close_code;
 use aos_ids::Txn;
@@ -77,6 +77,11 @@ impl Running {
         status: DesiredStatus,
     ) -> Result<Option<End>, GatewayError> {
         let body = Body::DesiredStatus(status);
+        if let Err(error) = limits::check_for_unit(None, &body) {
+            // Ours take it; a Unit with upstream's limits drops it, and an operator should know why.
+            tracing::warn!(unit = self.unit(), revision, "an upstream Unit cannot take this target: {error}");
+            self.gateway.inner.metrics.beyond_limits();
+        }
         let envelope = Envelope::new(self.origin.system_id.clone(), Timestamp::now(), body);
         self.sent = Some((envelope.header.txn.clone(), revision));
         tracing::info!(unit = self.unit(), revision, "sending the desired status");

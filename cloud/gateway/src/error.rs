@@ -21,6 +21,12 @@ pub enum GatewayError {
     /// A message cannot be sealed for its Unit.
     #[error("cannot seal a message for the Unit")]
     Seal(#[source] aos_blob_crypto::CryptoError),
+    /// Messages for the Unit must be sealed, but nothing is there to seal them with.
+    #[error(
+        "the Unit's main node has no offline certificate that messages can be sealed for (RSA, not expired): \
+         renew it, or switch sealing off with `aosctl unit seal UNIT off`"
+    )]
+    NoSealing,
     /// A stored value is not what it must be.
     #[error("a stored {0} is not valid")]
     Value(&'static str),

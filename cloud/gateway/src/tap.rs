@@ -1,8 +1,8 @@
 //! Recording the messages of a Unit for support.
 //!
 //! Off unless asked for, and then in memory only: the newest frames, at most 8 MiB and 4096 for each of at
-//! most 16 Units. What is secret in a message is blanked before it is kept: keys, passwords, secrets, tokens
-//! and the signed part of download addresses. A recording goes on when the Unit connects anew.
+//! most 16 Units. What is secret in a message is blanked before it is kept: keys, passwords, secrets, tokens,
+//! the signed part of download addresses, states of instances and values of their variables. A recording goes on when the Unit connects anew.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -130,21 +130,23 @@ impl Taps {
 fn blanked(frame: &[u8]) -> Arc<str> {
     match serde_json::from_slice::<Value>(frame) {
         Ok(mut message) => {
-            blank(&mut message, false);
+            let kind = message.pointer("/data/messageType").and_then(Value::as_str).unwrap_or_default();
+            let kind = kind.to_ascii_lowercase();
+            blank(&mut message, &kind, false);
             message.to_string().into()
         }
         Err(_) => format!("\"{} bytes that are no JSON\"", frame.len()).into(),
     }
 }
 
-fn blank(value: &mut Value, secret: bool) {
+fn blank(value: &mut Value, kind: &str, secret: bool) {
     match value {
         Value::Object(members) => {
             for (key, member) in members {
-                blank(member, secret || is_secret(key));
+                blank(member, kind, secret || is_secret(kind, key));
             }
         }
-        Value::Array(elements) => elements.iter_mut().for_each(|element| blank(element, secret)),
+        Value::Array(elements) => elements.iter_mut().for_each(|element| blank(element, kind, secret)),
         Value::Null | Value::Bool(_) => {}
         Value::String(text) if !secret => {
             // Download addresses carry a token.
@@ -160,8 +162,13 @@ fn blank(value: &mut Value, secret: bool) {
     }
 }
 
-fn is_secret(key: &str) -> bool {
+/// `kind` is the kind of the message in lower case.
+fn is_secret(kind: &str, key: &str) -> bool {
     let key = key.to_ascii_lowercase();
+    match (kind, key.as_str()) {
+        ("newstate" | "updatestate", "state") | ("overrideenvvars", "value") => return true,
+        _ => {}
+    }
     key == "blockkey" || ["password", "secret", "token"].iter().any(|word| key.contains(word))
 }
 
@@ -185,10 +192,17 @@ mod tests {
             "authToken": "t", "reason": "why?",
         }});
         taps.see("u", Direction::CloudToUnit, message.to_string().as_bytes());
+        let state =
+            json!({"data": {"messageType": "newState", "State": "{\"pin\": 1}", "stateChecksum": "aa"}});
+        taps.see("u", Direction::UnitToCloud, state.to_string().as_bytes());
+        let variables = json!({"data": {"messageType": "overrideEnvVars", "items": [
+            {"item": {"id": "i"}, "variables": [{"name": "TOKEN", "value": "t", "ttl": "2030-01-01T00:00:00Z"}]},
+        ]}});
+        taps.see("u", Direction::CloudToUnit, variables.to_string().as_bytes());
         taps.see("u", Direction::UnitToCloud, b"no json");
         taps.see("other", Direction::UnitToCloud, b"{}");
         let recording = taps.read("u", 0, 10, NOW).await.unwrap();
-        assert_eq!((recording.frames.len(), recording.newest), (2, 2));
+        assert_eq!((recording.frames.len(), recording.newest), (4, 4));
         let shown: Value = serde_json::from_str(&recording.frames[0].text).unwrap();
         assert_eq!(
             shown["data"],
@@ -200,8 +214,13 @@ mod tests {
                 "authToken": "***", "reason": "why?",
             })
         );
-        assert_eq!(&*recording.frames[1].text, "\"7 bytes that are no JSON\"");
-        assert_eq!(recording.frames[1].direction, Direction::UnitToCloud);
+        let shown: Value = serde_json::from_str(&recording.frames[1].text).unwrap();
+        assert_eq!(shown["data"], json!({"messageType": "newState", "State": "***", "stateChecksum": "aa"}));
+        let shown: Value = serde_json::from_str(&recording.frames[2].text).unwrap();
+        let variable = json!({"name": "TOKEN", "value": "***", "ttl": "2030-01-01T00:00:00Z"});
+        assert_eq!(shown["data"]["items"][0]["variables"][0], variable);
+        assert_eq!(&*recording.frames[3].text, "\"7 bytes that are no JSON\"");
+        assert_eq!(recording.frames[3].direction, Direction::UnitToCloud);
     }
 
     #[tokio::test]

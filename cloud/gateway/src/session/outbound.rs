@@ -26,11 +26,13 @@ impl Running {
         if signal.session != self.origin.session {
             return policy(Closed::Replaced, "a newer session has replaced this one");
         }
-        if signal.enveloped != self.sealer.is_some() {
+        // Anew each time: a change may be that of a certificate.
+        self.sealer = if signal.enveloped {
             let (store, unit_id) = (&self.gateway.inner.store, &self.origin.unit_id);
-            self.sealer =
-                if signal.enveloped { Some(Box::new(Sealer::open(store, unit_id).await?)) } else { None };
-        }
+            Some(Box::new(Sealer::open(store, unit_id).await?))
+        } else {
+            None
+        };
         if !self.core.is_connected() {
             return Ok(None);
         }

@@ -20,7 +20,7 @@ mod unit_config;
 mod versions;
 
 pub use certificate_life::{
-    MAX_ISSUED, Recorded, TOKEN_LIFE, also_due, may_recover, renewal_due_at, renewal_pause,
+    MAX_ISSUED, Recorded, TOKEN_LIFE, also_due, may_recover, renewal_due_at, renewal_pause, window,
 };
 pub use delivery::{Delivery, Step};
 pub use desired::{Assigned, OwnerKind, Signing, Skipped, Target, desired_status};

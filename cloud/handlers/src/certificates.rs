@@ -1,17 +1,17 @@
 //! Issuing certificates for Units inside flows, by the same rules as at registration.
 //!
 //! A Unit can ask as often as it likes, so what is signed for it is bounded: one certificate of a type and
-//! node a message, and 16 a day. The record of what was issued is kept for good.
+//! node a message, and 16 a day or in a life that is shorter. The record of what was issued is kept for good.
 
+use aos_cloud_fleet::window;
 use aos_cloud_pki::{CertType, PkiError, Request};
 use aos_cloud_store::{Certificate, Holder, NewCertificate, Unit, Work, now_micros};
 
 use crate::error::FlowError;
 use crate::flows::Flows;
 
-/// Certificates of one type that are issued for one node in [`DAY`] at most.
-const MOST_A_DAY: i64 = 16;
-const DAY: i64 = 24 * 3600 * 1_000_000;
+/// Certificates of one type that are issued for one node in a [`window`] at most.
+const MOST_ISSUED: i64 = 16;
 
 /// A request for a certificate of a node.
 pub(crate) struct Wish {
@@ -76,15 +76,19 @@ pub(crate) fn affordable(
     wishes: Vec<Wish>,
 ) -> Result<(Vec<Wish>, Vec<Refused>), FlowError> {
     let (mut taken, mut refused): (Vec<Wish>, Vec<Refused>) = (Vec::new(), Vec::new());
-    let since = now_micros().saturating_sub(DAY);
+    let held = work.certificates(&unit.id)?;
     for wish in wishes {
         let same = |one: &Wish| one.node_id == wish.node_id && one.cert_type == wish.cert_type;
+        let alike = held.iter().filter(|one| one.node_id == wish.node_id && one.cert_type == wish.cert_type);
+        let seconds = alike.map(|one| window(one.not_before, one.not_after)).min();
+        let seconds = seconds.unwrap_or_else(|| window(0, i64::MAX));
+        let since = now_micros().saturating_sub(seconds.saturating_mul(1_000_000));
         let reason = if taken.iter().any(same) {
             "asked for twice in one message"
         } else if wish.cert_type.parse::<CertType>().is_err() {
             "no such type of certificate"
-        } else if work.issued_since(&unit.id, &wish.node_id, &wish.cert_type, since)? >= MOST_A_DAY {
-            "too many certificates of this type were issued for this node today"
+        } else if work.issued_since(&unit.id, &wish.node_id, &wish.cert_type, since)? >= MOST_ISSUED {
+            "too many certificates of this type were issued for this node lately"
         } else {
             taken.push(wish);
             continue;

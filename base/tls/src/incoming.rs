@@ -25,6 +25,7 @@ use tonic::transport::server::Connected;
 
 use crate::counts::{Failure, ListenerCounts};
 use crate::lean::LeanTls;
+use crate::opening::Opening;
 use crate::{ConnectionPeer, PeerIdentity, TlsError};
 
 /// Pause after a failed accept (for example no file descriptors left), so that it cannot spin.
@@ -180,10 +181,10 @@ impl Incoming {
     }
 
     /// The connections as a stream that never ends, for tonic's `serve_with_incoming`.
-    pub fn into_stream(self) -> impl Stream<Item = io::Result<ServerConnection>> {
+    pub fn into_stream(self) -> impl Stream<Item = io::Result<Opening<ServerConnection>>> {
         futures_util::stream::unfold(self, |mut incoming| async move {
             let connection = incoming.accept().await;
-            Some((Ok(connection), incoming))
+            Some((Ok(Opening::new(connection)), incoming))
         })
     }
 }

@@ -13,6 +13,7 @@ mod grpc;
 mod identity;
 mod incoming;
 mod lean;
+mod opening;
 mod unix;
 mod verify;
 
@@ -25,6 +26,7 @@ pub use error::TlsError;
 pub use grpc::{ClientTlsStream, connect_tcp_tls, grpc_channel, grpc_server, plain_grpc_channel};
 pub use identity::{ConnectionPeer, IdentitySlot, PeerIdentity, peer_of};
 pub use incoming::{Incoming, Limits, Protocol, ServerConnection};
+pub use opening::Opening;
 pub use unix::{UnixConnection, UnixIncoming, unix_path};
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::opening::Opening;
 use crate::{ConnectionPeer, Limits, PeerIdentity, TlsError};
 
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -107,10 +108,10 @@ impl UnixIncoming {
     }
 
     /// The connections as a stream that never ends, for tonic's `serve_with_incoming`.
-    pub fn into_stream(self) -> impl Stream<Item = io::Result<UnixConnection>> {
+    pub fn into_stream(self) -> impl Stream<Item = io::Result<Opening<UnixConnection>>> {
         futures_util::stream::unfold(self, |mut incoming| async move {
             let connection = incoming.accept().await;
-            Some((Ok(connection), incoming))
+            Some((Ok(Opening::new(connection)), incoming))
         })
     }
 }

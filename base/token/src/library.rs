@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -19,6 +20,9 @@ use crate::probe::step;
 use crate::shared::Shared;
 use crate::{TokenError, TokenSession};
 
+/// Least time between two readings that nobody asked for: a token that stays away must not cost one for each
+/// signature.
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 /// Longest token label, bytes.
 const MAX_LABEL: usize = 32;
 
@@ -31,6 +35,8 @@ pub struct Library {
     pub(crate) pkcs11: Pkcs11,
     /// Sessions in use; the lock also serialises everything that concerns the module as a whole.
     sessions: Mutex<Vec<Weak<Shared>>>,
+    /// When the module last read its tokens anew of its own accord.
+    refreshed: Mutex<Option<Instant>>,
 }
 
 /// Which slot to use.
@@ -56,7 +62,7 @@ impl Library {
         let failed = |source| TokenError::Load { path: path.to_owned(), source };
         let pkcs11 = Pkcs11::new(path).map_err(failed)?;
         initialize(&pkcs11).map_err(failed)?;
-        let library = Arc::new(Self { path: path.to_owned(), pkcs11, sessions: Mutex::default() });
+        let library = Arc::new(Self { path: path.to_owned(), pkcs11, sessions: Mutex::default(), refreshed: Mutex::default() });
         libraries.push(Arc::clone(&library));
         Ok(library)
     }
@@ -114,6 +120,18 @@ impl Library {
     /// Makes the module read its tokens anew, for when another process has replaced one.
     pub fn refresh(&self) -> Result<(), TokenError> {
         self.restart(&self.alone())
+    }
+
+    /// As [`Self::refresh`], unless that was just done; says whether it was done now.
+    pub(crate) fn refresh_at_times(&self) -> Result<bool, TokenError> {
+        {
+            let mut last = self.refreshed.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < REFRESH_PAUSE) {
+                return Ok(false);
+            }
+            *last = Some(Instant::now());
+        }
+        self.refresh().map(|()| true)
     }
 
     /// Initialises the module again, so that it reads its tokens anew. Sessions are held still meanwhile and

@@ -79,7 +79,7 @@ impl Shared {
 
     /// Makes sure that a session is open and logged in.
     pub(crate) fn connect(&self) -> Result<(), TokenError> {
-        self.run("log in to the token", |_| Ok(()))
+        self.run_now("log in to the token", &mut |_| Ok(()))
     }
 
     /// Closes the session; the next operation opens one again.
@@ -104,11 +104,27 @@ impl Shared {
         state.retired = true;
     }
 
-    /// Runs `operation` in the session. It may run twice and must look objects up by itself.
+    /// Runs `operation` in the session. It may run several times and must look objects up by itself.
+    ///
+    /// A token that the module does not see, or not with its objects, may be back: the module reads its tokens
+    /// anew for that, so no lock of the library may be held here.
     pub(crate) fn run<T>(
         &self,
         action: &'static str,
         mut operation: impl FnMut(&Live) -> Result<T, OpError>,
+    ) -> Result<T, TokenError> {
+        match self.run_now(action, &mut operation) {
+            Err(error) if is_unseen(&error) && self.library.refresh_at_times()? => {
+                self.run_now(action, &mut operation)
+            }
+            other => other,
+        }
+    }
+
+    fn run_now<T>(
+        &self,
+        action: &'static str,
+        operation: &mut impl FnMut(&Live) -> Result<T, OpError>,
     ) -> Result<T, TokenError> {
         let mut state = self.lock();
         let mut second_try = false;
@@ -136,7 +152,7 @@ impl Shared {
     ) -> Result<T, TokenError> {
         let _apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
         // A token is logged in for the whole process.
-        let own = self.run(action, |live| {
+        let own = self.run_now(action, &mut |live: &Live| {
             let slot = live.session.get_session_info()?.slot_id();
             let session = self.library.pkcs11.open_rw_session(slot)?;
             Ok(Live { session, generation: live.generation })
@@ -177,6 +193,27 @@ impl Shared {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(session),
             Err(source) => Err(TokenError::Call { action: "log in to the token", source }),
         }
+    }
+}
+
+/// Whether it may help that the module reads its tokens anew.
+fn is_unseen(error: &TokenError) -> bool {
+    use RvError as E;
+    match error {
+        TokenError::NoToken { .. } | TokenError::NotFound { .. } => true,
+        TokenError::Call { source: Error::Pkcs11(code, _), .. } => matches!(
+            code,
+            E::TokenNotPresent
+                | E::TokenNotRecognized
+                | E::DeviceRemoved
+                | E::DeviceError
+                | E::SessionHandleInvalid
+                | E::UserNotLoggedIn
+                | E::UserPinNotInitialized
+                | E::KeyHandleInvalid
+                | E::ObjectHandleInvalid
+        ),
+        _ => false,
     }
 }
 

@@ -141,6 +141,21 @@ impl Kind {
     }
 }
 
+/// Whether an answer is about the certificate type that was asked for. A late one to an order given up earlier
+/// has the same kind; nodes that name no type are believed.
+fn fits(request: &Request, answer: &Message) -> bool {
+    let (asked, told) = match (request, answer) {
+        (Request::CreateKeyRequest(request), Message::CreateKeyResponse(answer)) => {
+            (&request.r#type, Some(&answer.r#type))
+        }
+        (Request::ApplyCertRequest(request), Message::ApplyCertResponse(answer)) => {
+            (&request.r#type, answer.cert_info.as_ref().map(|cert| &cert.r#type))
+        }
+        _ => return true,
+    };
+    told.is_none_or(|told| told.is_empty() || told == asked)
+}
+
 #[derive(Debug)]
 struct Stream {
     side: Side,
@@ -363,7 +378,8 @@ impl Controller {
         let Some(kind) = Kind::of_answer(&message) else { return };
         let waiting = self.calls.iter().find_map(|(key, queue)| {
             let call = queue.front()?;
-            let mine = matches!(call.phase, Phase::Sent(on, _) if on == stream);
+            let mine =
+                matches!(call.phase, Phase::Sent(on, _) if on == stream) && fits(&call.request, &message);
             (key.1 == kind && mine).then(|| (key.clone(), call.id))
         });
         // An answer that nobody waits for comes too late or was never asked for.

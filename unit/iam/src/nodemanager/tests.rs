@@ -160,6 +160,39 @@ fn a_request_lost_with_its_stream_is_sent_again() {
 }
 
 #[test]
+fn a_late_answer_about_another_certificate_is_not_taken() {
+    let now = Instant::now();
+    let mut controller = connected(now);
+    let create = |cert_type: &str| {
+        Box::new(Request::CreateKeyRequest(v6::CreateKeyRequest {
+            r#type: cert_type.into(),
+            ..Default::default()
+        }))
+    };
+    let made = |cert_type: &str| {
+        let answer = v6::CreateKeyResponse { r#type: cert_type.into(), ..Default::default() };
+        Event::Answered(1, Box::new(Message::CreateKeyResponse(answer)))
+    };
+    controller.on(now, Event::Call(1, "node".into(), create("sm")));
+    assert!(controller.on(now, made("iam")).is_empty(), "of an order that was given up");
+    assert!(matches!(controller.on(now, made("sm"))[..], [Action::Finish(1, Ok(_))]));
+    controller.on(now, Event::Call(2, "node".into(), create("sm")));
+    assert!(
+        matches!(controller.on(now, made(""))[..], [Action::Finish(2, Ok(_))]),
+        "an old node names no type"
+    );
+    let apply = v6::ApplyCertRequest { r#type: "sm".into(), ..Default::default() };
+    controller.on(now, Event::Call(3, "node".into(), Box::new(Request::ApplyCertRequest(apply))));
+    let applied = |cert_type: &str| {
+        let cert = v6::CertInfo { r#type: cert_type.into(), ..Default::default() };
+        let answer = v6::ApplyCertResponse { cert_info: Some(cert), ..Default::default() };
+        Event::Answered(1, Box::new(Message::ApplyCertResponse(answer)))
+    };
+    assert!(controller.on(now, applied("iam")).is_empty());
+    assert!(matches!(controller.on(now, applied("sm"))[..], [Action::Finish(3, Ok(_))]));
+}
+
+#[test]
 fn stopping_answers_everybody() {
     let now = Instant::now();
     let mut controller = connected(now);

@@ -15,6 +15,7 @@ mod provisioning;
 mod rig;
 mod secondary;
 mod start;
+mod tokens;
 mod tpm;
 mod vis;
 

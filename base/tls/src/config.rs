@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -11,8 +11,9 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVeri
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::time::{ClientsNotEarlier, NotEarlier};
 use crate::verify::ChainOnly;
-use crate::{IdentitySlot, TlsError};
+use crate::{IdentitySlot, TimeBasis, TlsError};
 
 /// Largest file of root certificates that is read, bytes.
 const MAX_ROOTS_FILE: u64 = 1024 * 1024;
@@ -109,13 +110,29 @@ pub fn client_config_hot(
     slot: IdentitySlot,
     check: HostCheck,
 ) -> Result<Arc<ClientConfig>, TlsError> {
+    client_config_at(TimeBasis::Clock, roots, slot, check)
+}
+
+/// The same, where the server's certificate is checked at the time of `basis`.
+pub fn client_config_at(
+    basis: TimeBasis,
+    roots: Arc<RootCertStore>,
+    slot: IdentitySlot,
+    check: HostCheck,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();
     let algorithms = provider.signature_verification_algorithms;
-    let builder = versions(ClientConfig::builder_with_provider(provider))?;
+    let builder = ClientConfig::builder_with_details(Arc::clone(&provider), Arc::new(basis));
+    let builder = versions(builder)?.dangerous();
     let builder = match check {
-        HostCheck::Verify => builder.with_root_certificates(roots),
+        HostCheck::Verify => {
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+            let verifier = verifier.map_err(TlsError::Verifier)?;
+            builder.with_custom_certificate_verifier(Arc::new(NotEarlier(verifier)))
+        }
         HostCheck::ChainOnly => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(ChainOnly::new(roots, algorithms)))
+            let verifier = Arc::new(ChainOnly::new(roots, algorithms));
+            builder.with_custom_certificate_verifier(Arc::new(NotEarlier(verifier)))
         }
     };
     let mut config = builder.with_client_cert_resolver(Arc::new(slot));
@@ -142,7 +159,8 @@ pub fn server_config(
         ServerIdentity::Fixed(key) => IdentitySlot::holding(key),
         ServerIdentity::Slot(slot) => slot,
     };
-    let mut config = versions(ServerConfig::builder_with_provider(provider))?
+    let verifier = Arc::new(ClientsNotEarlier(verifier));
+    let mut config = versions(ServerConfig::builder_with_details(provider, Arc::new(TimeBasis::Clock)))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(slot));
     config.session_storage = Arc::new(NoServerSessionStorage {});

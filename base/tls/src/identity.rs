@@ -34,8 +34,12 @@ impl IdentitySlot {
         slot
     }
 
-    /// Presents `key` in all handshakes from now on.
+    /// Presents `key` in all handshakes from now on. It was certified in the past, so the floor of time is
+    /// not before the beginning of its certificate.
     pub fn set(&self, key: Arc<CertifiedKey>) {
+        if let Some(leaf) = key.cert.first() {
+            crate::raise_time_floor(crate::time::not_before(leaf));
+        }
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(key);
     }
 

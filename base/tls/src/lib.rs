@@ -14,12 +14,13 @@ mod identity;
 mod incoming;
 mod lean;
 mod opening;
+mod time;
 mod unix;
 mod verify;
 
 pub use config::{
-    ClientAuth, HostCheck, ServerIdentity, client_config, client_config_hot, provider, roots_from_pem,
-    roots_from_pem_file, server_config,
+    ClientAuth, HostCheck, ServerIdentity, client_config, client_config_at, client_config_hot, provider,
+    roots_from_pem, roots_from_pem_file, server_config,
 };
 pub use counts::ListenerCounts;
 pub use error::TlsError;
@@ -27,7 +28,9 @@ pub use grpc::{ClientTlsStream, connect_tcp_tls, grpc_channel, grpc_server, plai
 pub use identity::{ConnectionPeer, IdentitySlot, PeerIdentity, peer_of};
 pub use incoming::{Incoming, Limits, Protocol, ServerConnection};
 pub use opening::Opening;
+pub use time::{TimeBasis, raise_time_floor, time_floor};
 pub use unix::{UnixConnection, UnixIncoming, unix_path};
+pub use verify::chains_to;
 
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,28 @@
 //! Verification of a server's chain without its name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::ParsedCertificate;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+/// Whether a certificate of a component (leaf first, then its issuers) was signed under one of `roots`, for use
+/// by clients or servers. It is checked at the beginning of its validity: whether it has ended is not asked.
+pub fn chains_to(roots: &Arc<RootCertStore>, chain: &[CertificateDer<'_>]) -> bool {
+    let Some((leaf, intermediates)) = chain.split_first() else { return false };
+    let now = crate::time::not_earlier(UnixTime::since_unix_epoch(Duration::ZERO), leaf);
+    let provider = crate::provider();
+    let algorithms = provider.signature_verification_algorithms.all;
+    let Ok(parsed) = ParsedCertificate::try_from(leaf) else { return false };
+    verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms).is_ok()
+        || WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider)
+            .build()
+            .is_ok_and(|verifier| verifier.verify_client_cert(leaf, intermediates, now).is_ok())
+}
 
 /// Accepts every server whose certificate chains to the roots, is valid now and may be used by servers.
 #[derive(Debug)]

@@ -32,6 +32,13 @@ pub enum Command {
     },
     /// Show what the Identity and Access Manager knows.
     Iam(Query),
+    /// Have the Identity and Access Manager get new certificates now.
+    Recover {
+        /// File with the operator's one-time token; without one the `offline` key proves who the Unit is.
+        token_file: Option<PathBuf>,
+        /// Folder of the daemons' sockets.
+        run_dir: Option<PathBuf>,
+    },
     /// Print this text and end.
     Print(String),
 }
@@ -197,6 +204,24 @@ const STATUS_FLAGS: [Flag; 3] = [
     Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
 ];
 
+const RECOVER_FLAGS: [Flag; 3] = [
+    Flag {
+        long: "token-file",
+        short: None,
+        value: Some("FILE"),
+        only: None,
+        help: "one-time token of an operator (`aosctl unit recovery-token`)",
+    },
+    Flag {
+        long: "run-dir",
+        short: None,
+        value: Some("DIR"),
+        only: None,
+        help: "where the daemons' sockets are (default: $AOS_RUN_DIR, else /run/aos)",
+    },
+    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
+];
+
 const KEEP_FLAGS: [Flag; 2] = [
     Flag { long: "dir", short: None, value: Some("DIR"), only: None, help: "folder of socket and records" },
     Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
@@ -208,6 +233,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command> {
     let program = args.next().unwrap_or_default();
     // Upstream's units write `-provisioning`; to any other parser that is a bundle of short flags.
     let rest = args.map(|arg| if arg == "-provisioning" { OsString::from("--provisioning") } else { arg });
+    let rest: Vec<OsString> = rest.collect();
+    if let [first, second, flags @ ..] = rest.as_slice()
+        && first == "iam"
+        && second == "recover"
+        && cfg!(feature = "iam")
+    {
+        return recover_command(&mut lexopt::Parser::from_args(flags));
+    }
     let mut parser = lexopt::Parser::from_args(rest);
 
     let called_as = program.to_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
@@ -308,6 +341,21 @@ fn status_command(parser: &mut lexopt::Parser) -> Result<Command> {
     Ok(Command::Status { run_dir, json })
 }
 
+fn recover_command(parser: &mut lexopt::Parser) -> Result<Command> {
+    let (mut token_file, mut run_dir) = (None, None);
+    while let Some(flag) = next_flag(parser, &RECOVER_FLAGS)? {
+        match flag.long {
+            "token-file" => token_file = Some(parser.value()?.into()),
+            "run-dir" => run_dir = Some(parser.value()?.into()),
+            _ => {
+                let about = "Has the Identity and Access Manager that runs here get new certificates now.";
+                return Ok(Command::Print(help("aos iam recover", about, &RECOVER_FLAGS, None)));
+            }
+        }
+    }
+    Ok(Command::Recover { token_file, run_dir })
+}
+
 fn keep_command(parser: &mut lexopt::Parser) -> Result<Command> {
     let mut dir = None;
     while let Some(flag) = next_flag(parser, &KEEP_FLAGS)? {
@@ -348,6 +396,9 @@ fn overview() -> String {
     let mut text = String::from("AosEdge on the device.\n\nUsage: aos COMMAND [FLAGS]\n\nCommands:\n");
     for info in DAEMONS.iter().filter(|info| info.daemon.is_built_in()) {
         let _ = writeln!(text, "  {:<8} {} (also called {})", info.word, info.about, info.process);
+    }
+    if cfg!(feature = "iam") {
+        text.push_str("  iam recover  Get new certificates for a Unit whose own have ended\n");
     }
     text.push_str("  status   What runs here: cloud link, nodes, items, instances, certificates\n");
     if cfg!(feature = "sm") {

@@ -30,6 +30,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Iam(query) => iam::show(&query),
         Command::Status { run_dir, json } => status::show(run_dir, json),
+        #[cfg(feature = "iam")]
+        Command::Recover { token_file, run_dir } => recover(token_file.as_deref(), run_dir),
+        #[cfg(not(feature = "iam"))]
+        Command::Recover { .. } => anyhow::bail!("this build does not contain `iam`"),
         #[cfg(feature = "sm")]
         Command::Keep { dir } => {
             aos_footprint::frugal_allocator();
@@ -39,6 +43,23 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Keep { .. } => anyhow::bail!("this build does not contain `keep`"),
         Command::Daemon(daemon, flags) => run_daemon(daemon, flags),
     }
+}
+
+#[cfg(feature = "iam")]
+fn recover(token_file: Option<&std::path::Path>, run_dir: Option<std::path::PathBuf>) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+
+    let token = token_file.map(|path| {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let token = text.trim().to_owned();
+        anyhow::ensure!(!token.is_empty(), "{} is empty", path.display());
+        Ok(token)
+    });
+    let token = token.transpose()?;
+    let run_dir = run_dir.unwrap_or_else(aos_local_status::run_dir);
+    let done = aos_iam::ask_recovery(&run_dir, token.as_deref())?;
+    println!("{done}");
+    Ok(())
 }
 
 /// Time after which a daemon has started, connected and taken up what runs, in any ordinary case.

@@ -194,6 +194,12 @@ pub enum UnitCommand {
         #[arg(value_enum)]
         switch: Switch,
     },
+    /// Make a one-time token with which a Unit whose certificates have all ended gets new ones: give it to
+    /// `aos iam recover` on the Unit.
+    RecoveryToken {
+        /// System ID or cloud id of the Unit.
+        unit: String,
+    },
     /// Remove a deprovisioned Unit from the cloud.
     Delete {
         /// System ID or cloud id of the Unit.

@@ -74,6 +74,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             UnitCommand::Nodes { unit } => nodes::list(&cloud, &unit, &out).await,
             UnitCommand::Renew(renew) => renew::renew(&cloud, &renew, &out).await,
             UnitCommand::Seal { unit, switch } => gateway::seal(&cloud, &unit, switch, &out).await,
+            UnitCommand::RecoveryToken { unit } => renew::recovery_token(&cloud, &unit, &out).await,
             UnitCommand::Delete { unit } => units::delete(&cloud, &unit, &out).await,
         },
         Command::Item(item) => match item {

@@ -49,6 +49,13 @@ pub async fn renew(cloud: &Cloud, renew: &Renew, out: &Output) -> Result<()> {
     Ok(())
 }
 
+/// A token for one recovery of a Unit. Printed alone, so that it can go into a file.
+pub async fn recovery_token(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
+    let path = format!("units/{}/recovery-token/", segment(unit)?);
+    let made = cloud.post(&path, &json!({})).await.context("the cloud made no token")?;
+    out.show(&made, |made| text(made, "/token"))
+}
+
 /// How far each certificate is, such as `main/online issued`.
 fn progress(document: &Value) -> String {
     let each = rows(elements(&document["certificates"]), &["/node", "/type", "/state"]);

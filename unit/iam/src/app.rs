@@ -19,7 +19,7 @@ use crate::localstatus::{self, Sources};
 use crate::nodemanager::Side;
 use crate::worker::{self, Worker};
 use crate::{
-    Error, config, iamclient, identhandler, nodemanager, ownidentity, permhandler, provisionmanager,
+    Error, config, iamclient, identhandler, lifecycle, nodemanager, ownidentity, permhandler, provisionmanager,
 };
 
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -101,6 +101,16 @@ impl App {
         let access = access.map(|slot| Access::new(caller_rules(&config), certs.watch(), slot));
         let link = iamclient::open(&config, &certs, &own, &provisioning, slot)?;
         let (public_addr, protected_addr) = (public.address(), protected.address());
+        if let Some(identity) = identity.clone().filter(|_| !args.provisioning && config.node.is_main()) {
+            let roots = aos_tls::roots_from_pem_file(&config.raw.ca_cert).map_err(|source| Error::Tls {
+                doing: format!("use caCert '{}'", config.raw.ca_cert.display()),
+                source: Box::new(source),
+            })?;
+            let (node, run_dir) = (own.clone(), run_dir.clone());
+            let (certs, nodes) = (certs.clone(), nodes.clone());
+            let parts = lifecycle::Parts { certs, identity, node, nodes, roots, run_dir };
+            lifecycle::start(&mut tree, &config, parts);
+        }
         let api = Api {
             certs: certs.clone(),
             own: own.clone(),

@@ -64,6 +64,9 @@ pub(super) fn check(file: &Path, raw: Config) -> Result<Checked, ConfigError> {
     if raw.api_version.is_some_and(|version| !API_VERSIONS.contains(&version)) {
         return Err(complaint.value("apiVersion", "5, 6 or 7 can be told to clients"));
     }
+    if raw.renew_at_percent.is_some_and(|percent| !(1..=99).contains(&percent)) {
+        return Err(complaint.value("renewAtPercent", "1 to 99 per cent"));
+    }
     check_callers(&complaint, &raw)?;
     let Some(node) = raw.node_info.clone() else {
         return Err(complaint.value("nodeInfo", "missing"));

@@ -88,6 +88,11 @@ pub struct Config {
     pub enable_permissions_handler: bool,
     /// Directory of the database.
     pub working_dir: PathBuf,
+    /// Where the cloud gives certificates to Units without a session, `https://host:port`; empty: the host
+    /// that the online certificate names, port 9443; `none`: nowhere.
+    pub recovery_url: String,
+    /// Share of a certificate's life, per cent, after which the Unit asks for a new one by itself; 75.
+    pub renew_at_percent: Option<u8>,
     /// Upstream's migration directories; unused.
     pub migration: Option<Migration>,
     /// What the node is.

@@ -32,6 +32,7 @@ const ROUNDS: usize = 12;
 // PRO-23: the program is killed after 0, 1, 2, ... rounds of its scheduler, and after the end of the
 // exchange. The cloud sends its message again after each crash. Every time the message takes
 // effect once, and all answers that the cloud ever sees are one and the same message.
+// REL-16
 #[tokio::test]
 async fn a_message_takes_effect_once_wherever_the_program_dies() {
     let work = async {

@@ -114,6 +114,11 @@ impl Connector {
         self.delay = None;
     }
 
+    /// The address of the last link is not to be used again before the next discovery.
+    pub fn leave_address(&mut self) {
+        self.addresses.pop_front();
+    }
+
     /// One attempt. An address that fails is not tried again before the next discovery; one that worked stays
     /// the first.
     pub async fn connect(

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use aos_cloud_protocol::is_enveloped;
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
@@ -71,7 +72,16 @@ pub(super) async fn close(socket: &mut Socket, end: &End) {
         End::Stopped | End::NewIdentity => (CloseCode::Normal, ""),
     };
     let frame = CloseFrame { code, reason: reason.into() };
-    let _ = tokio::time::timeout(CLOSE_TIME, socket.close(Some(frame))).await;
+    let farewell = async {
+        let _ = socket.close(Some(frame)).await;
+        if code == CloseCode::Size {
+            // The rest of the message is on its way. A connection that is closed with unread data is reset, and
+            // then the peer may never read why.
+            let mut rest = [0; 4096];
+            while socket.get_mut().read(&mut rest).await.is_ok_and(|length| length > 0) {}
+        }
+    };
+    let _ = tokio::time::timeout(CLOSE_TIME, farewell).await;
 }
 
 const TOO_BIG: &str = "message too big";

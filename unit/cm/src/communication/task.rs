@@ -137,13 +137,20 @@ impl Task {
             End::Away(reason) => {
                 tracing::info!("link to the cloud ended: {reason}");
                 self.state.send_modify(|state| state.last_error = Some(reason.clone()));
+                // Elsewhere is what discovery says now.
+                self.connector.leave_address();
                 let spread = self.connector.delay().unwrap_or(SPREAD).mul_f64(random_fraction());
                 if good { spread } else { pauses.next(self.connector.delay(), random_fraction()) }
             }
             End::Lost(reason) => {
                 tracing::warn!("link to the cloud lost: {reason}");
                 self.state.send_modify(|state| state.last_error = Some(reason.clone()));
-                if good { Duration::ZERO } else { pauses.next(self.connector.delay(), random_fraction()) }
+                if good {
+                    return Duration::ZERO;
+                }
+                // An address that opens links and does not hold them is no better than one that opens none.
+                self.connector.leave_address();
+                pauses.next(self.connector.delay(), random_fraction())
             }
         }
     }

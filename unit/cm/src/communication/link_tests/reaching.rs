@@ -212,6 +212,22 @@ async fn a_link_that_breaks_early_does_not_shorten_pauses() {
     }
 }
 
+// An address whose links do not hold is left for the next one, and then for what discovery says.
+#[tokio::test]
+async fn an_address_that_holds_no_link_is_left() {
+    let (weak, other, new) = (Sockets::new().await, Sockets::new().await, Sockets::new().await);
+    let first = answer(&[weak.url(), other.url()], json!({}));
+    let discovery = Discovery::new([first, answer(&[new.url()], json!({}))]).await;
+    let mut rig = rig(&discovery);
+    for sockets in [&weak, &other] {
+        let (peer, ()) = tokio::join!(sockets.accept(), rig.greet());
+        drop(peer);
+    }
+    let (mut peer, ()) = tokio::join!(new.accept(), rig.greet());
+    peer.greeted().await;
+    assert_eq!(discovery.asked.lock().unwrap().len(), 2);
+}
+
 // A cloud that goes away on purpose is left in peace for a moment, each Unit its own.
 #[tokio::test]
 async fn a_cloud_that_goes_away_spreads_its_units() {
@@ -230,5 +246,6 @@ async fn a_cloud_that_goes_away_spreads_its_units() {
     let started = Instant::now();
     let _ = tokio::join!(sockets.accept(), rig.greet());
     assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    assert_eq!(discovery.asked.lock().unwrap().len(), 2, "it is asked where to go");
     in_time(rig.way.state.wait_for(|state| state.counters.connections == 2)).await.unwrap();
 }

@@ -25,6 +25,7 @@ async fn black_hole() -> (tokio::net::TcpListener, Vec<TcpStream>) {
 }
 
 // Discovery that cannot be reached: the packets go nowhere.
+// REL-18
 #[tokio::test]
 async fn while_connecting() {
     let (listener, _waiting) = black_hole().await;
@@ -53,6 +54,7 @@ async fn silent() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
+// REL-18
 #[tokio::test]
 async fn while_discovery_is_silent() {
     let (listener, address) = silent().await;
@@ -64,6 +66,7 @@ async fn while_discovery_is_silent() {
     rig.stop().await;
 }
 
+// REL-18
 #[tokio::test]
 async fn in_the_tls_handshake() {
     let (listener, address) = silent().await;
@@ -73,6 +76,7 @@ async fn in_the_tls_handshake() {
     rig.stop().await;
 }
 
+// REL-18
 #[tokio::test]
 async fn in_the_upgrade() {
     let (listener, address) = silent().await;
@@ -85,6 +89,7 @@ async fn in_the_upgrade() {
     rig.stop().await;
 }
 
+// REL-18
 #[tokio::test]
 async fn in_a_pause() {
     let discovery = Discovery::new([answer(&[], json!({"errorCode": 2, "nextRequestDelay": 600_000}))]).await;
@@ -94,6 +99,7 @@ async fn in_a_pause() {
     rig.stop().await;
 }
 
+// REL-18
 #[tokio::test]
 async fn while_the_unit_does_not_say_what_it_is() {
     let (discovery, sockets) = cloud().await;
@@ -104,6 +110,7 @@ async fn while_the_unit_does_not_say_what_it_is() {
 }
 
 // A cloud that stopped reading: the Unit is in the middle of a message that finds no room any more.
+// REL-18
 #[tokio::test]
 async fn while_the_cloud_reads_nothing() {
     let (discovery, sockets) = cloud().await;
@@ -133,6 +140,7 @@ async fn while_the_cloud_reads_nothing() {
 }
 
 // The receiver is stuck: what the cloud sends cannot be delivered.
+// REL-18
 #[tokio::test]
 async fn while_nobody_takes_messages() {
     let (discovery, sockets) = cloud().await;

@@ -23,6 +23,7 @@ async fn leave(mut unit: Unit) -> (Option<u16>, Instant, Vec<Txn>) {
     (unit.closed(), Instant::now(), unit.acknowledged())
 }
 
+// REL-21
 #[tokio::test]
 async fn a_drain_spreads_the_goodbyes_and_every_message_is_acknowledged_before() {
     const UNITS: usize = 20;

@@ -117,6 +117,7 @@ async fn too_much_is_read_slowly_then_turned_away_then_cut() {
     assert!(waits.iter().all(|wait| *wait < Duration::from_secs(2)), "another Unit suffers: {waits:?}");
 }
 
+// REL-15
 #[tokio::test]
 async fn readable_messages_beyond_the_rate_get_nacks() {
     let rate = RateLimits {
@@ -265,6 +266,7 @@ async fn long_messages_share_their_memory() {
     assert!(world.metric("aos_gateway_bytes_in_total") > 3.0 * 1024.0 * 1024.0);
 }
 
+// REL-21
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_units_is_spread_and_everybody_gets_in() {
     const UNITS: usize = 300;

@@ -39,6 +39,8 @@ fn acked(frames: &[Frame], way: Way) -> BTreeSet<String> {
     acks.map(|frame| frame.txn().to_owned()).collect()
 }
 
+// REL-15
+// REL-16
 #[test]
 fn nothing_accepted_is_lost_or_done_twice_through_cuts_and_kills() {
     let mut scene = Scene::online("e2e-acks");
@@ -102,6 +104,7 @@ fn nothing_accepted_is_lost_or_done_twice_through_cuts_and_kills() {
     assert_eq!(news.len(), texts.len(), "a state is told by one message: {news:?}");
 }
 
+// REL-15
 #[test]
 fn what_an_overloaded_cloud_turns_away_comes_again_and_is_done_once() {
     let limits = ["--unit-messages-per-second", "4", "--unit-message-burst", "6", "--unit-patience", "0"];

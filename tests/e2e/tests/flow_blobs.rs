@@ -30,6 +30,7 @@ fn plain_blobs(dir: &Path, found: &mut BTreeMap<String, PathBuf>) {
     }
 }
 
+// REL-15
 #[test]
 fn blobs_are_asked_for_one_by_one_and_served_encrypted_and_signed() {
     let mut scene = Scene::online("e2e-blobs");

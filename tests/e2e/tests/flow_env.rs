@@ -11,6 +11,7 @@ fn has(text: &str, line: &str) -> bool {
     text.lines().any(|one| one.trim() == line)
 }
 
+// REL-15
 #[test]
 fn variables_reach_the_instance_and_end_in_time() {
     let mut scene = Scene::online("e2e-env");
@@ -69,6 +70,7 @@ fn variables_reach_the_instance_and_end_in_time() {
 
 /// With the switch on, messages go in envelopes that only the Unit's offline key opens: a Unit that is not set
 /// up for them refuses them, and gets them once it is.
+// REL-15
 #[test]
 fn variables_reach_the_instance_in_a_sealed_message() {
     let mut scene = Scene::online("e2e-sealed");

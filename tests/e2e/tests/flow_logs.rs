@@ -14,6 +14,7 @@ fn newest(scene: &Scene) -> Value {
     items.iter().max_by_key(|one| one["created_at"].as_str().unwrap().to_owned()).unwrap().clone()
 }
 
+// REL-15
 #[test]
 fn logs_come_by_messages_and_by_upload_and_what_is_missing_is_said() {
     let mut scene = Scene::online("e2e-logs");

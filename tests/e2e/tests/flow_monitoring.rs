@@ -6,6 +6,7 @@ mod common;
 use common::{Scene, UNIT, Way};
 use serde_json::Value;
 
+// REL-15
 #[test]
 fn samples_of_the_node_reach_the_cloud_again_and_again() {
     let scene = Scene::online("e2e-monitoring");

@@ -132,6 +132,7 @@ fn second_node(scene: &mut Scene) {
     wait_node(scene, "second", "unprovisioned");
 }
 
+// REL-15
 #[test]
 fn nodes_are_paused_resumed_provisioned_and_deprovisioned_over_the_cloud() {
     let mut scene = Scene::online("e2e-nodes");

@@ -32,6 +32,7 @@ fn wait_kept(scene: &Scene, text: &str) {
     });
 }
 
+// REL-15
 #[test]
 fn a_state_is_kept_given_back_and_replaced() {
     let mut scene = Scene::online("e2e-state");

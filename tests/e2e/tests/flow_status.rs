@@ -21,6 +21,7 @@ fn reports(scene: &Scene, delta: bool, state: &str) -> usize {
     matching.count()
 }
 
+// REL-15
 #[test]
 fn status_is_full_on_connect_then_deltas_and_full_again_after_a_cut() {
     let mut scene = Scene::online("e2e-status");

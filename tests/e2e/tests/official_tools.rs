@@ -75,20 +75,38 @@ fn provisions(version: u32, nodes: usize) {
     assert!(told.is_ok(), "{told:?}");
 }
 
-macro_rules! provisioning {
-    ($($name:ident: $version:literal, $nodes:literal;)*) => {$(
-        #[test]
-        fn $name() {
-            provisions($version, $nodes);
-        }
-    )*};
+// REL-23
+#[test]
+fn one_node_over_version_5() {
+    provisions(5, 1);
 }
 
-provisioning! {
-    one_node_over_version_5: 5, 1;
-    one_node_over_version_6: 6, 1;
-    one_node_over_version_7: 7, 1;
-    two_nodes_over_version_5: 5, 2;
-    two_nodes_over_version_6: 6, 2;
-    two_nodes_over_version_7: 7, 2;
+// REL-23
+#[test]
+fn one_node_over_version_6() {
+    provisions(6, 1);
+}
+
+// REL-23
+#[test]
+fn one_node_over_version_7() {
+    provisions(7, 1);
+}
+
+// REL-23
+#[test]
+fn two_nodes_over_version_5() {
+    provisions(5, 2);
+}
+
+// REL-23
+#[test]
+fn two_nodes_over_version_6() {
+    provisions(6, 2);
+}
+
+// REL-23
+#[test]
+fn two_nodes_over_version_7() {
+    provisions(7, 2);
 }

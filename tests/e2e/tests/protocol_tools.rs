@@ -24,6 +24,7 @@ fn suspicious(timeline: &Value) -> Vec<&Value> {
     messages.iter().filter(bad).collect()
 }
 
+// REL-26
 #[test]
 fn a_live_link_is_recorded_checked_and_told() {
     let mut scene = Scene::online("e2e-tools");

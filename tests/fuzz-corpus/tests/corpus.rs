@@ -38,6 +38,7 @@ macro_rules! prove {
     ($($name:ident)+) => {
         $(#[test] fn $name() { prove(stringify!($name)); })+
 
+        // REL-22
         #[test]
         fn no_target_is_left_out() {
             let proved = [$(stringify!($name)),+];

@@ -45,6 +45,7 @@ proptest! {
 
     /// PRO-19, PRO-22, PRO-26: what must arrive takes effect exactly once, acknowledged only when on disk, in
     /// the order of its kind; statuses end at the newest; queues keep their bounds; nothing spins.
+    // REL-16
     #[test]
     fn effect_exactly_once(
         steps in prop::collection::vec(step(), 1..100),
@@ -64,6 +65,7 @@ proptest! {
 
     /// With an upstream peer, at either end: what we must deliver takes effect at least once and is acknowledged;
     /// what it sends takes effect at most once, and exactly once when it saw our acknowledgement.
+    // REL-16
     #[test]
     fn upstream_peer_at_least_once(
         ours in 0..2_usize,

@@ -20,6 +20,7 @@ const UNIT: &str = "e2e-unit";
 const BATCH: usize = 20;
 
 /// Bad input of a cloud that the Unit trusts.
+// REL-17
 #[test]
 fn a_unit_is_not_moved() {
     let site = Arc::new(Site::new("e2e-hostile-cloud").unwrap());

@@ -63,6 +63,7 @@ impl Refusals {
 }
 
 /// CLO-09: bad input of a Unit with good credentials.
+// REL-17
 #[test]
 fn the_cloud_and_other_units_are_not_moved() {
     let site = Site::new("e2e-hostile").unwrap();

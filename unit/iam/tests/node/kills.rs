@@ -254,6 +254,7 @@ fn now(rig: &Rig) -> String {
 }
 
 // IAM-23, IAM-24
+// REL-24
 #[test]
 fn provisioning_completes_after_a_kill_at_every_step() {
     with_softhsm("kills::provisioning_completes_after_a_kill_at_every_step", async |rig| {
@@ -296,6 +297,7 @@ fn provisioning_completes_after_a_kill_at_every_step() {
 }
 
 // IAM-26
+// REL-24
 #[test]
 fn renewal_completes_after_a_kill_at_every_step() {
     with_softhsm("kills::renewal_completes_after_a_kill_at_every_step", async |rig| {
@@ -327,6 +329,7 @@ fn renewal_completes_after_a_kill_at_every_step() {
 }
 
 // IAM-25
+// REL-24
 #[test]
 fn deprovisioning_completes_after_a_kill_at_every_step() {
     with_softhsm("kills::deprovisioning_completes_after_a_kill_at_every_step", async |rig| {

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::error::FlowError;
 use crate::log_content::READERS;
 use crate::recovery::Challenges;
+use crate::uploads::Uploads;
 
 const PURPOSE: &str = "message for a Unit";
 
@@ -66,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) patience: Patience,
     pub(crate) challenges: Challenges,
     pub(crate) log_readers: Arc<Semaphore>,
+    pub(crate) uploads: Arc<Uploads>,
 }
 
 impl Flows {
@@ -77,7 +79,14 @@ impl Flows {
     /// Flows that wait as long as `patience` says.
     pub fn with_patience(store: Store, pki: Arc<Pki>, addresses: Addresses, patience: Patience) -> Self {
         let log_readers = Arc::new(Semaphore::new(READERS));
-        let inner = Inner { pki, addresses, patience, challenges: Challenges::new(), log_readers };
+        let inner = Inner {
+            pki,
+            addresses,
+            patience,
+            challenges: Challenges::new(),
+            log_readers,
+            uploads: Arc::default(),
+        };
         Self { store, inner: Arc::new(inner) }
     }
 

@@ -155,6 +155,14 @@ async fn a_unit_uploads_its_logs_with_the_token_of_the_request() {
     drop(upload.write(Bytes::from_static(b"broken off")).await.unwrap());
     let found = cloud.store.log_request(unit, &request.id).await.unwrap().unwrap();
     assert_eq!((found.state.as_str(), found.bytes > 0), ("partial", true));
+    // Bytes that do not count yet take disk space, so uploads at the same time are few.
+    let mut open = Vec::new();
+    for _ in 0..crate::uploads::MOST_OF_A_UNIT {
+        open.push(cloud.flows.begin_upload(&request.id, token, None, None).await.unwrap());
+    }
+    let more = cloud.flows.begin_upload(&request.id, token, None, None).await.err().unwrap();
+    assert!(more.to_string().contains("too many uploads"), "{more}");
+    drop(open);
     let upload = cloud.flows.begin_upload(&request.id, token, Some("main"), Some((3, 3))).await.unwrap();
     upload.write(Bytes::from_static(b"three\n")).await.unwrap().finish().await.unwrap();
     let upload = cloud.flows.begin_upload(&request.id, token, Some("rear"), None).await.unwrap();

@@ -43,6 +43,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     // CM-22, PRO-28, DIS-11: from 1 s to 10 min, without an end of the round.
+    // PRO-29: rounds have no end of their own (D9)
     #[test]
     fn pauses_double_up_to_ten_minutes() {
         let mut pauses = Pauses::default();

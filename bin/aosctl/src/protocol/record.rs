@@ -33,7 +33,7 @@ pub async fn record(cloud: &Cloud, arguments: &Record, out: &Output) -> Result<(
         None => "recording until Ctrl-C",
     });
     let outcome = tokio::select! {
-        outcome = follow(cloud, &path, arguments.duration, file.as_mut(), out) => outcome,
+        outcome = follow(cloud, (&path, &switch), arguments.duration, file.as_mut(), out) => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     let ended = cloud.put(&switch, &json!({"recording": false})).await;
@@ -43,29 +43,43 @@ pub async fn record(cloud: &Cloud, arguments: &Record, out: &Output) -> Result<(
 
 async fn follow(
     cloud: &Cloud,
-    path: &str,
+    (path, switch): (&str, &str),
     duration: Option<Duration>,
     file: &mut dyn Write,
     out: &Output,
 ) -> Result<()> {
     let until = duration.map(|duration| Instant::now() + duration);
     let (mut after, mut count) = (0, 0_u64);
+    // Whether the cloud was away, and may have forgotten what it counted and that it should record.
+    let mut doubtful = false;
     loop {
+        if doubtful {
+            // When it is still away the question below says so.
+            let _ = cloud.put(switch, &json!({"recording": true})).await;
+        }
+        let asked = if doubtful { 0 } else { after };
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let hold = left.map_or(ONE_POLL, |left| left.as_secs().min(ONE_POLL));
-        let part = match cloud.get(&format!("{path}?after={after}&wait={hold}")).await {
+        let part = match cloud.get(&format!("{path}?after={asked}&wait={hold}")).await {
             Ok(part) => part,
             Err(error) if error.downcast_ref::<Refused>().is_some() => return Err(error),
             // A cloud that restarts is worth waiting for.
             Err(error) if left.is_none_or(|left| !left.is_zero()) => {
                 out.progress(&format!("{error:#}; trying again"));
+                doubtful = true;
                 tokio::time::sleep(RETRY_PAUSE).await;
                 continue;
             }
             Err(error) => return Err(error),
         };
+        if std::mem::take(&mut doubtful) {
+            after = position(after, elements(&part).iter().filter_map(|message| message["seq"].as_u64()));
+        }
         for message in elements(&part) {
             let seq = message["seq"].as_u64().unwrap_or(after + 1);
+            if seq <= after {
+                continue;
+            }
             if seq > after + 1 && after > 0 {
                 out.progress(&format!(
                     "{} messages were lost: they came faster than they were fetched",
@@ -86,6 +100,11 @@ async fn follow(
             tokio::time::sleep(left.unwrap_or_default()).await;
         }
     }
+}
+
+/// Where to go on after the cloud was away: it counts anew when all it has is older than what we know.
+fn position(after: u64, present: impl Iterator<Item = u64>) -> u64 {
+    if present.max().unwrap_or(0) < after { 0 } else { after }
 }
 
 /// `aosctl protocol record --from-log FILE`.
@@ -130,4 +149,18 @@ fn target(path: Option<&PathBuf>) -> Result<Box<dyn Write>> {
 
 fn put(file: &mut dyn Write, line: &Value) -> Result<()> {
     writeln!(file, "{line}").and_then(|()| file.flush()).context("cannot write the recording")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cloud_that_counts_anew_is_followed_from_its_beginning() {
+        assert_eq!(position(7, [5, 6, 7].into_iter()), 7, "it was only away");
+        assert_eq!(position(7, [6, 7, 8].into_iter()), 7);
+        assert_eq!(position(7, [1, 2].into_iter()), 0, "it was started anew");
+        assert_eq!(position(7, std::iter::empty()), 0);
+        assert_eq!(position(0, std::iter::empty()), 0);
+    }
 }

@@ -156,17 +156,20 @@ impl Cloud {
         let rest = Api { store, pki, blobs, flows, gateway: gateway.clone(), discovery_url }.routes();
         let drain = Duration::from_secs(options.drain_time);
         tree.spawn("listeners", |stop| async move {
+            // While Units are moved away they are still told when to come back.
+            let end = Shutdown::new();
             let ended = async {
                 stop.wait().await;
                 if !drain.is_zero() {
                     gateway.drain(drain).await;
                 }
+                end.trigger();
                 gateway.stop(DRAIN).await;
             };
             tokio::join!(
-                units.serve(gateway.routes(), stop.clone(), DRAIN),
-                api.serve(rest, stop.clone(), DRAIN),
-                blob.serve(downloads, stop.clone(), DRAIN),
+                units.serve(gateway.routes(), end.clone(), DRAIN),
+                api.serve(rest, end.clone(), DRAIN),
+                blob.serve(downloads, end.clone(), DRAIN),
                 ended,
             );
         });

@@ -71,7 +71,8 @@ pub struct RunOptions {
     /// Threads that serve, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: u16,
-    /// Time over which Units are moved away when the cloud is told to stop; 0 = end their sessions at once
+    /// Time over which Units are moved away when the cloud is told to stop, and ten seconds at most for the
+    /// last one; 0 = end their sessions at once
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub drain_time: u64,
     /// Certificates of Units.

@@ -21,10 +21,15 @@ struct Process {
 
 impl Process {
     async fn start(data: &Path) -> Self {
+        Self::start_with(data, &[]).await
+    }
+
+    async fn start_with(data: &Path, more: &[&str]) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_aos-cloud"))
             .args(["run", "--listen-units", "127.0.0.1:0", "--listen-api", "127.0.0.1:0"])
             .args(["--listen-blobs", "127.0.0.1:0", "--data"])
             .arg(data)
+            .args(more)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -120,6 +125,40 @@ async fn sigterm_stops_in_time_with_a_session_open() {
     assert!(cloud.ended().await.success());
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(!data.join("bootstrap-token").exists() || admin.credentials.chain.len() == 3);
+}
+
+#[tokio::test]
+async fn units_are_moved_away_when_there_is_time_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut cloud = Process::start_with(&data, &["--drain-time", "3"]).await;
+    let admin = Operator::admin(cloud.address("api"), &data).await;
+    let oem = admin.invited("oem", "Axle Works", "ann").await;
+    let mut units = vec![];
+    for number in 0..4 {
+        let name = format!("unit-{number}");
+        units.push(TestUnit::provision(&oem, &data, cloud.address("units"), &name).await);
+    }
+    let mut links = vec![];
+    for unit in &units {
+        links.push(unit.connect().await);
+    }
+    cloud.signal("-TERM");
+    // Discovery answers all the time, and never with an address.
+    let told = async {
+        loop {
+            let answer = units[0].discover(Some(&units[0].online), "unit-0").await.unwrap().json();
+            if answer["errorCode"] == 2 {
+                assert_eq!(answer["connectionInfo"], json!([]));
+                return answer["nextRequestDelay"].as_u64().unwrap();
+            }
+        }
+    };
+    assert!(tokio::time::timeout(LIMIT, told).await.unwrap() >= 1000);
+    for link in &mut links {
+        assert_eq!(link.closed().await, 1012);
+    }
+    assert!(cloud.ended().await.success());
 }
 
 #[tokio::test]

@@ -23,6 +23,9 @@ use crate::{TokenError, TokenSession};
 /// Least time between two readings that nobody asked for: a token that stays away must not cost one for each
 /// signature.
 const REFRESH_PAUSE: Duration = Duration::from_secs(1);
+/// Readings of the tokens before one counts as missing: SoftHSM rewrites a token's file at each login, and who
+/// reads it in that moment sees no token.
+const READINGS: u32 = 3;
 /// Longest token label, bytes.
 const MAX_LABEL: usize = 32;
 
@@ -62,7 +65,12 @@ impl Library {
         let failed = |source| TokenError::Load { path: path.to_owned(), source };
         let pkcs11 = Pkcs11::new(path).map_err(failed)?;
         initialize(&pkcs11).map_err(failed)?;
-        let library = Arc::new(Self { path: path.to_owned(), pkcs11, sessions: Mutex::default(), refreshed: Mutex::default() });
+        let library = Arc::new(Self {
+            path: path.to_owned(),
+            pkcs11,
+            sessions: Mutex::default(),
+            refreshed: Mutex::default(),
+        });
         libraries.push(Arc::clone(&library));
         Ok(library)
     }
@@ -104,7 +112,7 @@ impl Library {
     /// The initialised token with this label, or the first one of all without a label.
     ///
     /// Modules that read their tokens only when initialised do not see one that another process made since;
-    /// if none is found they are initialised again, once per call.
+    /// if none is found they are initialised again, at most three times per call.
     pub fn find_initialised(self: &Arc<Self>, label: Option<&str>) -> Result<Token, TokenError> {
         let sessions = self.alone();
         let wanted = |info: &TokenInfo| label.is_none_or(|label| info.label() == label);
@@ -112,9 +120,13 @@ impl Library {
         if let Some(token) = self.initialised(wanted).map_err(failed)? {
             return Ok(token);
         }
-        self.restart(&sessions)?;
-        let token = self.initialised(wanted).map_err(failed)?;
-        token.ok_or_else(|| TokenError::NoToken { label: label.unwrap_or_default().to_owned() })
+        for _ in 0..READINGS {
+            self.restart(&sessions)?;
+            if let Some(token) = self.initialised(wanted).map_err(failed)? {
+                return Ok(token);
+            }
+        }
+        Err(TokenError::NoToken { label: label.unwrap_or_default().to_owned() })
     }
 
     /// Makes the module read its tokens anew, for when another process has replaced one.

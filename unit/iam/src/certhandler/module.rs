@@ -218,9 +218,21 @@ impl Module {
             Algorithm::Ecc => KeyKind::EcP384,
             Algorithm::Rsa => KeyKind::Rsa2048,
         };
-        self.again(|| session.generate_key(kind, id, &self.config.id))
-            .map(Key::Token)
-            .map_err(self.failed("generate a key"))
+        let key = self
+            .again(|| session.generate_key(kind, id, &self.config.id))
+            .map_err(self.failed("generate a key"))?;
+        self.read_back(|| session.private_key(&id, &self.config.id).map(drop))
+            .map_err(self.failed("find the new key in the token, which may be full,"))?;
+        Ok(Key::Token(key))
+    }
+
+    /// Looks after what was written, through a module that has read its tokens anew: some tell nothing of a full
+    /// disk and keep in memory what they could not store.
+    fn read_back(&self, look: impl Fn() -> Result<(), TokenError>) -> Result<(), TokenError> {
+        if let Place::Token(token) = &self.place {
+            token.library.refresh()?;
+        }
+        look()
     }
 
     /// The waiting key that `certificate` is for.
@@ -271,7 +283,9 @@ impl Module {
         for authority in authorities {
             self.again(|| session.import_ca_certificate(&authority.der)).map_err(&failed)?;
         }
-        self.again(|| session.import_certificate(&leaf.der, id, &self.config.id)).map_err(failed)
+        self.again(|| session.import_certificate(&leaf.der, id, &self.config.id)).map_err(failed)?;
+        self.read_back(|| session.find_certificate(id, &self.config.id).map(drop))
+            .map_err(self.failed("find the new certificate in the token, which may be full,"))
     }
 
     /// Destroys certificate and key pair with this identity.
@@ -281,8 +295,8 @@ impl Module {
             Session::Files(files) => return files.destroy(id),
         };
         let failed = self.failed("remove objects from the token");
-        session.destroy_certificate(id, &self.config.id).map_err(&failed)?;
-        session.destroy_key_pair(id, &self.config.id).map_err(failed)
+        self.again(|| session.destroy_certificate(id, &self.config.id)).map_err(&failed)?;
+        self.again(|| session.destroy_key_pair(id, &self.config.id)).map_err(failed)
     }
 
     /// The row for a certificate whose key has this identity.

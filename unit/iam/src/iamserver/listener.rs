@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use aos_tls::{Incoming, Protocol, TlsError, UnixIncoming};
+use aos_tls::{Incoming, Limits, Protocol, TlsError, UnixIncoming};
 use rustls::ServerConfig;
 
 /// Components run as several users and prove themselves by certificates, not by file rights.
 const SOCKET_MODE: u32 = 0o666;
+
+/// Handshakes at the same time. More than one address may hold: who never finishes keeps only those out that come
+/// from where it comes from.
+const HANDSHAKES: usize = 64;
 
 /// A listening server socket.
 pub enum Listener {
@@ -26,7 +30,8 @@ impl Listener {
             Some(tls) => Incoming::bind_tls(address, tls, Protocol::Grpc).await?,
             None => Incoming::bind_plain(address).await?,
         };
-        Ok(Self::Tcp(Box::new(incoming)))
+        let limits = Limits { handshakes: HANDSHAKES, ..Limits::default() };
+        Ok(Self::Tcp(Box::new(incoming.with_limits(limits))))
     }
 
     /// Where it listens, with the port that the system chose.

@@ -17,6 +17,7 @@ mod secondary;
 mod start;
 mod tokens;
 mod tpm;
+mod trouble;
 mod vis;
 
 /// Not a test: what the other tests start as their daemon.

@@ -1,6 +1,7 @@
 //! The benchmarks of `make bench`, in groups. Each group makes what it needs and leaves nothing behind.
 
 pub mod gateway;
+pub mod iam;
 pub mod linkdown;
 pub mod protocol;
 mod rows;
@@ -14,9 +15,10 @@ use crate::Result;
 pub type Group = (&'static str, fn(&mut Rows) -> Result<()>);
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 4] = [
+pub const GROUPS: [Group; 5] = [
     ("protocol", protocol::run),
     ("unit", unit::run),
+    ("iam", iam::run),
     ("linkdown", linkdown::run),
     ("gateway", gateway::run),
 ];

@@ -1,5 +1,6 @@
 //! Reading, deprovisioning and deleting Units.
 
+use aos_cloud_gateway::GatewayError;
 use aos_cloud_store::{AuditEntry, now_micros};
 use axum::Json;
 use axum::extract::{Path, State};
@@ -84,7 +85,7 @@ pub(crate) struct Sealed {
     sealed: bool,
 }
 
-/// Whether messages with secrets go to the Unit sealed for its offline key.
+/// Whether messages go to the Unit sealed for its offline key; acknowledgements stay plain.
 pub(crate) async fn sealed(
     State(api): State<Api>,
     caller: Caller,
@@ -102,6 +103,14 @@ pub(crate) async fn seal(
     Input(input): Input<Sealed>,
 ) -> Result<Json<Value>, ApiError> {
     let unit = caller.own_unit(&api, &key).await?;
+    if input.sealed {
+        // A session that could seal nothing would end at once, again and again.
+        match api.gateway.can_seal(&unit.id).await {
+            Ok(()) => {}
+            Err(error @ GatewayError::NoSealing) => return Err(ApiError::conflict(error.to_string())),
+            Err(error) => return Err(ApiError::internal(&error)),
+        }
+    }
     api.store.set_enveloped(&unit.id, input.sealed).await?;
     let entry = AuditEntry {
         actor: caller.name(),

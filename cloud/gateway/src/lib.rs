@@ -152,6 +152,12 @@ impl Gateway {
         self.wait_for_sessions(limit).await;
     }
 
+    /// Whether messages can be sealed for the Unit (its id in the cloud): [`GatewayError::NoSealing`] says what is
+    /// missing.
+    pub async fn can_seal(&self, unit_id: &str) -> Result<(), GatewayError> {
+        sealing::Sealer::open(&self.inner.store, unit_id).await.map(drop)
+    }
+
     /// Starts or ends recording the messages of a Unit (its id in the cloud); see [`Recorded`]. Ending
     /// forgets what was recorded. At most 16 Units are recorded at a time.
     pub fn record(&self, unit_id: &str, on: bool) -> Result<(), TooManyRecordings> {

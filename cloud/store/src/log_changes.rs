@@ -158,15 +158,18 @@ impl Work<'_> {
         reason: Option<&str>,
         ended: bool,
     ) -> Result<(), StoreError> {
-        let statement = if ended {
-            "UPDATE log_requests SET state = ?2, reason = ?3, finished_at = ?4, deadline = NULL WHERE id = ?1"
+        let changed = if ended {
+            let statement =
+                "UPDATE log_requests SET state = ?2, reason = ?3, finished_at = ?4, deadline = NULL WHERE id = ?1";
+            self.sql
+                .prepare_cached(statement)
+                .and_then(|mut statement| statement.execute(params![id, state, reason, now_micros()]))
         } else {
-            "UPDATE log_requests SET state = ?2, reason = ?3 WHERE id = ?1 AND ?4 IS ?4"
+            self.sql
+                .prepare_cached("UPDATE log_requests SET state = ?2, reason = ?3 WHERE id = ?1")
+                .and_then(|mut statement| statement.execute(params![id, state, reason]))
         };
-        self.sql
-            .prepare_cached(statement)
-            .and_then(|mut statement| statement.execute(params![id, state, reason, now_micros()]))
-            .map_err(sql("keep the state of a log request"))?;
+        changed.map_err(sql("keep the state of a log request"))?;
         self.touch(unit_id)
     }
 

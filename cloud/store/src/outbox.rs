@@ -186,15 +186,16 @@ impl Store {
                 .map_err(&failed)?;
             // A message that was replaced or taken back is settled already.
             let Some(row) = row.flatten() else { return Ok(()) };
-            let statement = if done {
-                "DELETE FROM outbox WHERE seq = ?1 AND ?2 IS ?2"
+            let settled = if done {
+                work.sql
+                    .prepare_cached("DELETE FROM outbox WHERE seq = ?1")
+                    .and_then(|mut statement| statement.execute([row.seq]))
             } else {
-                "UPDATE outbox SET state = 'parked', reason = ?2 WHERE seq = ?1"
+                work.sql
+                    .prepare_cached("UPDATE outbox SET state = 'parked', reason = ?2 WHERE seq = ?1")
+                    .and_then(|mut statement| statement.execute(params![row.seq, reason]))
             };
-            work.sql
-                .prepare_cached(statement)
-                .and_then(|mut statement| statement.execute(params![row.seq, reason]))
-                .map_err(&failed)?;
+            settled.map_err(&failed)?;
             crate::flows::settled(work, &unit_id, &row, reason.as_deref(), done)?;
             work.touch(&unit_id)
         })

@@ -14,13 +14,15 @@ use crate::unit_config::architecture;
 pub const PORT: u16 = 8080;
 const PROGRAM: &str = "/bin/busybox";
 
-/// What the service with handles does at its start: a line for the log, then it serves everything it sees.
-const START: &str =
-    "echo \"service starts with LEVEL=${LEVEL:-none}\"\nexec /bin/busybox httpd -f -p 8080 -h /\n";
+/// What the service with handles does at its start: a line for the log, then it serves everything it sees. It
+/// ends when it is told to, and fails when its server is gone.
+const START: &str = "trap 'exit 0' TERM\necho \"service starts with LEVEL=${LEVEL:-none}\"\n\
+    /bin/busybox httpd -f -p 8080 -h / &\nwait $!\necho 'the server is gone'\nexit 4\n";
 /// Handles, each a script of the web server: name and what it does with the text of the question.
-const HANDLES: [(&str, &str); 4] = [
+const HANDLES: [(&str, &str); 5] = [
     ("say", "echo \"$QUERY_STRING\" >&2"),
     ("env", "/bin/busybox env"),
+    ("crash", "(/bin/busybox sleep 0.2; /bin/busybox killall httpd) >/dev/null 2>&1 &"),
     ("state", "printf '%s' \"$QUERY_STRING\" >/state.dat"),
     ("storage", "printf '%s' \"$QUERY_STRING\" >/storage/note"),
 ];
@@ -66,7 +68,7 @@ impl HttpService {
     }
 
     /// Makes the root file system of a service with state and storage that can be worked from outside:
-    /// `/cgi-bin/say?TEXT` logs a line, `/cgi-bin/env` shows its environment, `/cgi-bin/state?TEXT` and
+    /// `/cgi-bin/say?TEXT` logs a line, `/cgi-bin/env` shows its environment, `/cgi-bin/crash` ends it with code 4, `/cgi-bin/state?TEXT` and
     /// `/cgi-bin/storage?TEXT` write; `/state.dat` and `/storage/note` are what it sees of them.
     pub fn with_handles(dir: &Path, codename: &str) -> Result<Self> {
         let mut service = Self::new(dir, codename, "handles")?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use aos_cloud_protocol::Direction;
+use aos_cloud_protocol::{Direction, Envelope, ReadError};
 use aos_ids::SystemId;
 use jiff::Timestamp;
 
@@ -20,13 +20,18 @@ pub struct Now {
 /// recently than that.
 pub const REMEMBERED: usize = 1024;
 
+/// How a frame becomes a message: [`aos_cloud_protocol::read`] or [`aos_cloud_protocol::read_small`].
+pub type Read = fn(&[u8], Direction) -> Result<Envelope, ReadError>;
+
 /// Settings of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The Unit at one end of the link.
     pub system_id: SystemId,
     /// Which way the frames travel that this end reads: `CloudToUnit` on a Unit, `UnitToCloud` in a cloud.
     pub reads: Direction,
+    /// How they are read. A device takes the small reader, a cloud the quick one; the results are the same.
+    pub read: Read,
     /// How long an acknowledgement may take before the message is sent again. Counted only while connected.
     pub ack_timeout: Duration,
     /// How often a message is sent again before it is parked or dropped.
@@ -58,6 +63,7 @@ impl Config {
         Self {
             system_id,
             reads: Direction::CloudToUnit,
+            read: aos_cloud_protocol::read_small,
             ack_timeout: Duration::from_secs(10),
             resends: 3,
             free_nacks: 10,
@@ -74,6 +80,6 @@ impl Config {
 
     /// Settings for the cloud's end of the link to one Unit.
     pub fn cloud(system_id: SystemId) -> Self {
-        Self { reads: Direction::UnitToCloud, ..Self::unit(system_id) }
+        Self { reads: Direction::UnitToCloud, read: aos_cloud_protocol::read, ..Self::unit(system_id) }
     }
 }

@@ -69,7 +69,7 @@ mod memory;
 mod outgoing;
 mod session;
 
-pub use config::{Config, Now, REMEMBERED};
+pub use config::{Config, Now, REMEMBERED, Read};
 pub use event::{Action, DropReason, Event, Outgoing, Rejection};
 pub use kinds::Class;
 pub use session::Session;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use aos_cloud_protocol::{Body, Direction, Envelope, ReadError, read, write};
+use aos_cloud_protocol::{Body, Direction, Envelope, ReadError, write};
 use aos_ids::Txn;
 use bytes::Bytes;
 
@@ -133,7 +133,7 @@ impl Session {
             return;
         }
         self.alive(now);
-        match read(frame, self.config.reads) {
+        match (self.config.read)(frame, self.config.reads) {
             Err(ReadError::Unreadable(reason)) => {
                 actions.push(Action::Rejected(Rejection::Unreadable(reason)));
             }

@@ -90,7 +90,7 @@ pub use provisioning::{
     DeprovisioningRequest, FinishProvisioningRequest, NodeCertificate, NodeCsr, NodeOutcome,
     StartProvisioningRequest, StartProvisioningResponse,
 };
-pub use read::{Invalid, MAX_FRAME, Problem, ReadError, Unreadable, read};
+pub use read::{Invalid, MAX_FRAME, Problem, ReadError, Unreadable, read, read_small};
 pub use state::{InstanceStateData, MAX_STATE, StateAcceptance, StateRequest, StateResult};
 pub use status::{
     CpuInfo, InstanceInfo, InstancesInfo, ItemStatus, NodeInfo, PartitionInfo, ResourceInfo, RuntimeInfo,

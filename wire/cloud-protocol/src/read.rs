@@ -80,12 +80,16 @@ pub fn read(frame: &[u8], direction: Direction) -> Result<Envelope, ReadError> {
     }
     match fast::read(frame, direction) {
         Some(envelope) => Ok(envelope),
-        None => read_tolerantly(frame, direction),
+        None => read_small(frame, direction),
     }
 }
 
-/// Reads whatever the frame makes of the rules; every reason for a refusal comes from here.
-fn read_tolerantly(frame: &[u8], direction: Direction) -> Result<Envelope, ReadError> {
+/// What [`read`] does, with half of its code and at a third of its speed: for a device, where messages are few and
+/// program text is memory.
+pub fn read_small(frame: &[u8], direction: Direction) -> Result<Envelope, ReadError> {
+    if frame.len() > MAX_FRAME {
+        return Err(Unreadable::TooLong(frame.len()).into());
+    }
     let mut value = bounded::parse(frame).map_err(|error| Unreadable::Json(short(error.to_string())))?;
     let mut part =
         |name| lenient::take_member(&mut value, name).filter(Value::is_object).ok_or(Unreadable::Part(name));

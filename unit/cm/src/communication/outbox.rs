@@ -72,7 +72,7 @@ pub fn load(db: &Connection) -> Result<Vec<Envelope>, StoreError> {
     let mut messages = Vec::new();
     for row in rows {
         let (txn, frame) = row?;
-        match aos_cloud_protocol::read(&frame, Direction::UnitToCloud) {
+        match aos_cloud_protocol::read_small(&frame, Direction::UnitToCloud) {
             Ok(envelope) => messages.push(envelope),
             Err(error) => {
                 tracing::error!("kept message {txn} for the cloud is unreadable and removed: {error}");

@@ -1,6 +1,8 @@
 //! Messages of the cloud protocol: whole frames, and the content of each family.
 
-use aos_cloud_protocol::{Body, Direction, Envelope, MessageType, ReadError, limits, read, write};
+use aos_cloud_protocol::{
+    Body, Direction, Envelope, MessageType, ReadError, limits, read, read_small, write,
+};
 
 use super::check_complaint;
 
@@ -13,7 +15,9 @@ pub fn target_envelope(data: &[u8]) {
 /// same from then on.
 fn check(frame: &[u8], wanted: impl Fn(MessageType) -> bool) {
     for direction in [Direction::UnitToCloud, Direction::CloudToUnit] {
-        match read(frame, direction) {
+        let message = read(frame, direction);
+        assert_eq!(message, read_small(frame, direction), "the quick reader and the small one differ");
+        match message {
             Ok(envelope) if wanted(envelope.body.message_type()) => check_message(&envelope, direction),
             Ok(_) => {}
             Err(error) => check_complaint(&error),

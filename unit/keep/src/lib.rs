@@ -3,13 +3,15 @@
 //! `aos keep --dir DIR` is one thread and one loop: no asynchronous runtime, no TLS, no token, hardly any
 //! memory. The Service Manager lets it run the OCI runtime's command; the container's first process is then
 //! orphaned and, because the keeper is the child subreaper, becomes its child. So its exit status is known at
-//! once and kept on disk until the Service Manager has acknowledged it, whoever was alive in between.
+//! once and kept on disk until the Service Manager has acknowledged it, whoever was alive in between. Beside
+//! each log file it keeps an index of when its lines were written and how the process ended.
 //!
 //! Limits: 512 processes, 8 clients, lines of 256 KiB. The keeper trusts its clients (same user, socket mode
 //! 0600): it runs the commands they name. SIGTERM ends it and leaves the containers alone.
 
 pub mod client;
 mod connection;
+pub mod index;
 mod logs;
 pub mod process;
 pub mod protocol;
@@ -23,7 +25,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use client::{Client, ClientError};
-pub use logs::old_generation;
+pub use logs::{files_of, old_generation};
 
 /// Command line of `aos keep`.
 #[derive(Debug, Clone)]

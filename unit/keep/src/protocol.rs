@@ -44,6 +44,11 @@ pub enum Op {
         /// Start time of the process, clock ticks since boot; guards against a reused process ID.
         start_time: u64,
     },
+    /// The process will be ended on purpose: its end is no crash. One who is not watched is nobody's concern.
+    Stopping {
+        /// Name of the process.
+        id: String,
+    },
     /// Everything watched and every exit not yet acknowledged; waits for commands that are running.
     List,
     /// Forget a stored exit.
@@ -135,7 +140,7 @@ pub enum Outcome {
         /// Exits not acknowledged.
         exits: Vec<Exit>,
     },
-    /// The exit is forgotten.
+    /// The exit is forgotten, or the end expected.
     Acked,
 }
 

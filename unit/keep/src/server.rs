@@ -21,6 +21,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::Error;
 use crate::connection::Connection;
+use crate::index::Event;
 use crate::logs::Logs;
 use crate::process;
 use crate::protocol::{
@@ -192,6 +193,10 @@ impl Server {
                 return;
             }
             Op::List => Ok(self.list()),
+            Op::Stopping { id } => {
+                self.logs.stopping(&id, Instant::now());
+                Ok(Outcome::Acked)
+            }
             Op::Ack { id, pid } => self.table.ack(&id, pid).map(|()| Outcome::Acked).map_err(Refusal::Record),
         };
         let line = match answer {
@@ -222,6 +227,7 @@ impl Server {
             return Err(Refusal::Full);
         }
         let _ = fs::remove_file(&start.pid_file);
+        Logs::begin(&start.log);
         let pid = spawn(&start).map_err(Refusal::Command)?;
         self.pending.insert(pid, Pending { seq, client, start, deadline: Instant::now() + COMMAND_LIMIT });
         self.reap();
@@ -251,6 +257,9 @@ impl Server {
         let added =
             pidfd.filter(|fd| self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token)).is_ok());
         let Some(pidfd) = added else {
+            if let Some(log) = &watched.log {
+                Logs::end_unseen(log);
+            }
             if let Some(exit) = self.table.gone(&watched.id, watched.pid) {
                 self.push(&exit);
             }
@@ -356,7 +365,7 @@ impl Server {
     }
 
     fn finish(&mut self, id: &str, code: Option<i32>, signal: Option<i32>) {
-        self.logs.remove(id);
+        self.logs.end(id, Event::of_exit(code, signal), Instant::now());
         if let Some(exit) = self.table.ended(id, code, signal) {
             self.push(&exit);
         }

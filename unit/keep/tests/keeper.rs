@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use aos_keep::index::{Event, Record, Records, index_of, seconds};
 use aos_keep::protocol::{Exit, Log, Op, Outcome, Start};
 use aos_keep::{Client, old_generation, process};
 
@@ -191,6 +192,59 @@ fn output_and_environment_reach_the_capped_log() {
     wait_for(|| old_generation(&log).exists().then_some(()));
     wait_for(|| fs::metadata(&log).is_ok_and(|meta| meta.len() < 1000).then_some(()));
     assert!(fs::metadata(old_generation(&log)).unwrap().len() <= 1000);
+}
+
+fn records(log: &Path) -> Vec<Record> {
+    Records::new(fs::read(index_of(log)).unwrap_or_default().as_slice()).collect()
+}
+
+fn now() -> u64 {
+    seconds(std::time::SystemTime::now())
+}
+
+// SM-40, SM-41
+#[test]
+fn the_index_tells_when_lines_were_written_whoever_was_alive() {
+    let mut keeper = Keeper::start();
+    let mut client = keeper.client();
+    let (log, gates) = (keeper.path("dated.log"), [keeper.path("gate1"), keeper.path("gate2")]);
+    let [first, second] =
+        gates.each_ref().map(|gate| format!("while ! test -e {}; do sleep 0.01; done;", gate.display()));
+    let began = now();
+    let pid = keeper.run(&mut client, "dated", &format!("echo one; {first} echo two; {second} exit 3"));
+    let covers = |size| records(&log).iter().any(|r| r.event == Event::Written && r.offset == size);
+    wait_for(|| covers(4).then_some(()));
+    let one = now();
+    wait_for(|| (now() > one + 1).then_some(()));
+
+    // The second line is written while no keeper is there.
+    keeper.child.kill().unwrap();
+    keeper.child.wait().unwrap();
+    let from = now();
+    fs::write(&gates[0], "").unwrap();
+    wait_for(|| fs::read_to_string(&log).unwrap().contains("two").then_some(()));
+    let till = now();
+    wait_for(|| (now() > till + 1).then_some(()));
+    keeper.child = launch(keeper.dir.path());
+    wait_for(|| covers(8).then_some(()));
+    let seen = records(&log);
+    let times: Vec<u64> = seen.iter().filter(|r| r.event == Event::Written).map(|r| r.at).collect();
+    assert!(
+        times.len() == 2 && (began..=one).contains(&times[0]) && (from..=till).contains(&times[1]),
+        "{seen:?}"
+    );
+    assert_eq!((seen[0].offset, seen[0].event), (0, Event::Started));
+
+    // A stop on purpose and the end of one that is no child are told apart from a crash with a code.
+    let mut client = keeper.client();
+    client.request(Op::Stopping { id: "dated".into() }).unwrap();
+    kill(pid);
+    client.next_exit(LONG).unwrap();
+    wait_for(|| records(&log).last().is_some_and(|r| r.event == Event::Stopped).then_some(()));
+    keeper.run(&mut client, "dated", "echo three; exit 3");
+    client.next_exit(LONG).unwrap();
+    let last: Vec<(u64, Event)> = records(&log).iter().rev().take(3).map(|r| (r.offset, r.event)).collect();
+    assert_eq!(last, [(14, Event::Exited(3)), (14, Event::Written), (8, Event::Started)]);
 }
 
 #[test]

@@ -150,7 +150,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         node_config: NodeConfigFile::new(config.node_config_file.clone()),
         monitoring: Monitoring::new(node.max_dmips, partitions),
         poll_period: config.poll_period,
-        logs: LogProvider::new(commands.clone()),
+        logs: LogProvider::new(commands.clone(), config.working_dir.clone(), config.log_limits),
         queue: outgoing,
         connected,
     };

@@ -10,6 +10,8 @@ use aos_config_file::ConfigError;
 use aos_duration_text::DurationText;
 use serde::Deserialize;
 
+use crate::logprovider::Limits;
+
 /// Most runtimes of a node, as all peers have it.
 const MAX_RUNTIMES: usize = 4;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub update_item_ttl: Duration,
     /// How often outdated items are looked for.
     pub remove_outdated_period: Duration,
+    /// Parts of answers to requests for logs.
+    pub log_limits: Limits,
     /// The container runtimes of this node, at least one.
     pub containers: Vec<ContainerConfig>,
 }
@@ -94,10 +98,10 @@ struct File {
     #[serde(default)]
     image_manager: ImageManager,
     #[serde(default)]
+    logging: Logging,
+    #[serde(default)]
     runtimes: Vec<Runtime>,
     // Accepted and without effect.
-    #[serde(default, rename = "logging")]
-    _logging: serde_json::Value,
     #[serde(default, rename = "journalAlerts")]
     _journal_alerts: serde_json::Value,
     #[serde(default, rename = "migration")]
@@ -123,6 +127,13 @@ struct ImageManager {
     _images_part_limit: u64,
     update_item_ttl: Option<DurationText>,
     remove_outdated_period: Option<DurationText>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Logging {
+    max_part_size: Option<u64>,
+    max_part_count: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -229,6 +240,10 @@ impl Config {
             update_item_ttl: seconds(file.image_manager.update_item_ttl, 30 * 24 * 3600),
             remove_outdated_period: seconds(file.image_manager.remove_outdated_period, 24 * 3600)
                 .max(Duration::from_secs(1)),
+            log_limits: Limits::new(
+                file.logging.max_part_size.unwrap_or(262_144),
+                file.logging.max_part_count.unwrap_or(80),
+            ),
             containers,
             working_dir,
         })
@@ -277,7 +292,7 @@ mod tests {
             r#"{"workingDir":"/var/aos/workdirs/sm","caCert":"/etc/aos/root.pem","certStorage":"/var/aos/crypt/sm/",
                 "iamPublicServerURL":"main:8090","IAMProtectedServerUrl":"localhost:8089","cmServerURL":"main:8093",
                 "cmReconnectTimeout":"1m","monitoring":{"pollPeriod":"20s","averageWindow":"2m"},
-                "imageManager":{"updateItemTtl":"P10D","imagesPartLimit":20},"logging":{"maxPartSize":1},
+                "imageManager":{"updateItemTtl":"P10D","imagesPartLimit":20},"logging":{"maxPartSize":131072,"maxPartCount":40},
                 "journalAlerts":{"filter":["x"]},"migration":{"migrationPath":"/x"},"storageDir":"/a","stateDir":"/b",
                 "runtimes":[{"plugin":"container","type":"crun","isComponent":false,
                   "config":{"stateDir":"/var/aos/states","hostBinds":["bin"],"cgroupParent":"/aos/"}}]}"#,
@@ -288,6 +303,7 @@ mod tests {
         assert_eq!(config.cm_reconnect_timeout, Duration::from_mins(1));
         assert_eq!(config.average_samples, 6);
         assert_eq!(config.image_path, Path::new("/var/aos/workdirs/sm/images"));
+        assert_eq!(config.log_limits, Limits::new(131_072, 40));
         let runtime = config.containers.first().unwrap();
         assert_eq!(runtime.state_dir, Path::new("/var/aos/states"));
         assert_eq!(runtime.storage_dir, Path::new("/var/aos/workdirs/sm/storages"));

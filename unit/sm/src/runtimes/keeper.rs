@@ -20,6 +20,8 @@ use crate::Error;
 const START_TRIES: u32 = 100;
 const START_PAUSE: Duration = Duration::from_millis(20);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Time to tell the keeper about an end.
+const STOPPING_TIME: Duration = Duration::from_secs(1);
 const MAX_OWN_LOG: u64 = 64 * 1024;
 
 struct Call {
@@ -76,6 +78,15 @@ impl Keeper {
     /// Lets the keeper watch a process it did not start; false when it is gone.
     pub async fn adopt(&self, id: String, pid: i32, start_time: u64) -> Result<bool, Error> {
         Ok(self.call(Op::Adopt { id, pid, start_time }).await? == Outcome::Adopted)
+    }
+
+    /// Tells the keeper that a process will be ended on purpose. A keeper that does not understand is no
+    /// reason not to end it: the logs then call it a crash.
+    pub async fn stopping(&self, id: &str) {
+        let told = self.call(Op::Stopping { id: id.to_owned() });
+        if !matches!(tokio::time::timeout(STOPPING_TIME, told).await, Ok(Ok(_))) {
+            tracing::debug!("the keeper does not know that {id} is stopped on purpose");
+        }
     }
 
     /// Lets the keeper forget an exit.

@@ -26,7 +26,7 @@ use wire::sm_service_client::SmServiceClient;
 use crate::Error;
 use crate::iamclient::CertificateSource;
 use crate::launcher::{Command, Status};
-use crate::logprovider::LogProvider;
+use crate::logprovider::{LogProvider, Request};
 use crate::monitoring::Monitoring;
 use crate::networkmanager::NetworkManager;
 use crate::nodeconfig::NodeConfigFile;
@@ -258,6 +258,10 @@ impl SmClient {
         }
     }
 
+    fn answer_logs(&self, request: impl Into<Request>) {
+        tokio::spawn(self.logs.clone().answer(request.into(), self.queue.clone()));
+    }
+
     /// One message; what is wrong with it concerns no other.
     async fn handle(&mut self, message: wire::SmIncomingMessages) {
         let Some(message) = message.sm_incoming_message else { return };
@@ -279,14 +283,9 @@ impl SmClient {
             Incoming::CheckNodeConfig(check) => self.node_config.check(&check.node_config, &check.version),
             Incoming::SetNodeConfig(set) => self.node_config.set(&set.node_config, &set.version),
             Incoming::GetAverageMonitoring(_) => self.monitoring.average(),
-            Incoming::SystemLogRequest(request) => LogProvider::system(&request),
-            Incoming::InstanceLogRequest(request) => {
-                let logs = self.logs.clone();
-                let queue = self.queue.clone();
-                tokio::spawn(async move { logs.instance(request, queue).await });
-                return;
-            }
-            Incoming::InstanceCrashLogRequest(request) => LogProvider::crash(&request),
+            Incoming::SystemLogRequest(request) => return self.answer_logs(request),
+            Incoming::InstanceLogRequest(request) => return self.answer_logs(request),
+            Incoming::InstanceCrashLogRequest(request) => return self.answer_logs(request),
         };
         // The queue is ours to empty; waiting for room in it here would be waiting for ourselves.
         if self.queue.try_send(Outgoing::Message(answer)).is_err() {

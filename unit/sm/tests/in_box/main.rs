@@ -9,6 +9,7 @@
 mod boxed;
 mod cm;
 mod image;
+mod logs;
 mod sm;
 mod tests;
 

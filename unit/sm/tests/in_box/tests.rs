@@ -15,6 +15,9 @@ use wire::sm_outgoing_messages::SmOutgoingMessage as FromSm;
 
 use crate::cm::wait_for;
 use crate::image::{Tar, base_layer, wish};
+use crate::logs::{
+    log_answer, log_filter, log_lines_have_times_and_crashes_are_told, the_system_log_comes_from_the_journal,
+};
 use crate::sm::Sm;
 
 type Test = fn() -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -44,13 +47,15 @@ tests! {
     state_and_storage_belong_to_the_instance_and_last,
     cm_may_hang_up_at_any_time,
     requests_beside_instances_are_answered,
+    log_lines_have_times_and_crashes_are_told,
+    the_system_log_comes_from_the_journal,
     killed_at_any_moment_an_instance_runs_once,
 }
 
 const HTTP: &str =
     "mkdir -p /tmp/w; echo hello > /tmp/w/index.html; exec /bin/busybox httpd -f -p 8080 -h /tmp/w";
 
-fn with_tmp() -> serde_json::Value {
+pub fn with_tmp() -> serde_json::Value {
     json!({"created": "2026-01-01T00:00:00Z", "quotas": {"tmpLimit": 1_048_576}})
 }
 
@@ -62,7 +67,7 @@ fn get(ip: &str) -> Option<String> {
     text.ends_with("hello\n").then_some(text)
 }
 
-fn number(value: &serde_json::Value) -> i32 {
+pub fn number(value: &serde_json::Value) -> i32 {
     i32::try_from(value.as_i64().unwrap_or(0)).unwrap()
 }
 
@@ -545,18 +550,8 @@ async fn requests_beside_instances_are_answered() {
     assert!(sm.cm.wait_message(ram).await > 0);
     let id = sm.instance(0).await["id"].as_str().unwrap().to_owned();
     wait_for("the words", || sm.log(&id).contains("words").then_some(())).await;
-    let answer = |name: &'static str| {
-        move |m: &FromSm| match m {
-            FromSm::Log(log) if log.correlation_id == name => Some(log.clone()),
-            _ => None,
-        }
-    };
-    let request = |name: &str, item_id: &str| {
-        let filter = Some(aos_unit_api::common::v2::InstanceFilter {
-            item_id: item_id.into(),
-            instance: -1,
-            ..Default::default()
-        });
+    let request = |name: &str, item: &str| {
+        let filter = Some(log_filter(item));
         ToSm::InstanceLogRequest(wire::InstanceLogRequest {
             correlation_id: name.into(),
             filter,
@@ -564,16 +559,11 @@ async fn requests_beside_instances_are_answered() {
         })
     };
     sm.cm.send(request("one", "item")).await;
-    let log = sm.cm.wait_message(answer("one")).await;
-    assert_eq!((log.status.as_str(), log.part, log.part_count), ("ok", 1, 1));
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(log.data.as_slice()).read_to_string(&mut text).unwrap();
-    assert_eq!(text, "some words\n");
+    let (status, lines) = log_answer(&sm, "one").await;
+    assert_eq!(status, "ok");
+    assert_eq!(lines.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>(), ["some words"]);
     sm.cm.send(request("two", "other")).await;
-    assert_eq!(sm.cm.wait_message(answer("two")).await.status, "absent");
-    let system = wire::SystemLogRequest { correlation_id: "three".into(), ..Default::default() };
-    sm.cm.send(ToSm::SystemLogRequest(system)).await;
-    assert_eq!(sm.cm.wait_message(answer("three")).await.status, "error");
+    assert_eq!(log_answer(&sm, "two").await.0, "absent");
 }
 
 async fn killed_at_any_moment_an_instance_runs_once() {

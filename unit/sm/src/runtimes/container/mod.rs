@@ -79,9 +79,10 @@ impl ContainerRuntime {
 
     /// Removes the log files of an instance.
     pub fn remove_log(&self, id: &str) -> Result<(), Error> {
-        let path = self.log_path(id);
-        aos_durable::remove_durably(&aos_keep::old_generation(&path))?;
-        Ok(aos_durable::remove_durably(&path)?)
+        for path in aos_keep::files_of(&self.log_path(id)) {
+            aos_durable::remove_durably(&path)?;
+        }
+        Ok(())
     }
 
     fn bundle(&self, id: &str) -> PathBuf {
@@ -180,6 +181,7 @@ impl ContainerRuntime {
     /// Ends the container: SIGTERM, a pause, SIGKILL; then removes every trace of it.
     pub async fn stop(&self, id: &str) -> Result<(), Error> {
         if let Some(Identity { pid, start_time }) = self.identity(id).await {
+            self.keeper.stopping(id).await;
             end(pid, start_time, self.config.stop_grace).await?;
         }
         self.clean(id).await

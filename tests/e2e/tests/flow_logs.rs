@@ -65,7 +65,7 @@ fn logs_come_by_messages_and_by_upload_and_what_is_missing_is_said() {
     // What cannot be had is said, with a reason and soon.
     let start = Instant::now();
     for (args, reason) in [
-        (&["logs", UNIT, "--system", "--node", "main"][..], "not supported"),
+        (&["logs", UNIT, "--system", "--node", "main"][..], "keeps no journal"),
         (&["logs", UNIT, ITEM, "--crash"], "crash"),
         (&["logs", UNIT, ITEM, "--instance", "7"], "absent"),
     ] {
@@ -90,4 +90,61 @@ fn logs_come_by_messages_and_by_upload_and_what_is_missing_is_said() {
 
     let error = scene.refused(&["logs", UNIT, "--request", "no-such-request"]);
     assert!(error.contains("404"), "{error}");
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_secs()).unwrap()
+}
+
+/// The time of a line and the line.
+fn lines(text: &str) -> Vec<(String, String)> {
+    let split = |line: &str| {
+        let (time, rest) = line.split_once(' ').unwrap();
+        assert!(time.len() == 15 && time.ends_with('Z'), "no time: {line}");
+        // As RFC 3339 has it.
+        let field = |from: usize, till: usize| time.get(from..till).unwrap();
+        let day = format!("{}-{}-{}", field(0, 4), field(4, 6), field(6, 8));
+        (format!("{day}T{}:{}:{}Z", field(8, 10), field(10, 12), field(12, 14)), rest.to_owned())
+    };
+    text.lines().filter(|line| !line.starts_with("==>")).map(split).collect()
+}
+
+// D43, PRO-85, SM-40, SM-41: `from` is inclusive, `till` exclusive; a crash is told with the lines before it.
+#[test]
+fn a_span_of_time_gives_its_lines_and_a_crash_is_told() {
+    let mut scene = Scene::online("e2e-log-times");
+    scene.deploy_handles();
+    let said = |scene: &Scene| lines(&scene.run(&["logs", UNIT, ITEM]));
+    for word in ["one", "two", "three"] {
+        scene.ask(&format!("/cgi-bin/say?word-{word}"));
+        let spoken = now();
+        scene.until("two more seconds", || if now() > spoken + 1 { Ok(()) } else { Err(String::new()) });
+    }
+    let all = said(&scene);
+    let time = |word: &str| all.iter().find(|(_, line)| line == word).unwrap().0.clone();
+    let (two, three) = (time("word-two"), time("word-three"));
+    assert!(time("word-one") < two && two < three, "{all:?}");
+    let range = lines(&scene.run(&["logs", UNIT, ITEM, "--from", &two, "--till", &three]));
+    assert!(range.iter().any(|(_, line)| line == "word-two"), "{range:?}");
+    assert!(range.iter().all(|(at, _)| *at >= two && *at < three), "{range:?}");
+    let rest = lines(&scene.run(&["logs", UNIT, ITEM, "--from", &three]));
+    assert!(rest.iter().any(|(_, line)| line == "word-three"), "{rest:?}");
+    assert!(!rest.iter().any(|(_, line)| line == "word-two" || line == "word-one"), "{rest:?}");
+
+    scene.refused(&["logs", UNIT, ITEM, "--crash"]);
+    scene.ask("/cgi-bin/crash");
+    let crash = scene.until("the crash to be told", || {
+        scene.stage.operator.run(&["logs", UNIT, ITEM, "--crash"]).map_err(|error| error.to_string())
+    });
+    let words: Vec<String> = lines(&crash).into_iter().map(|(_, line)| line).collect();
+    assert!(words.contains(&"word-three".to_owned()), "{words:?}");
+    let end = ["something is wrong", "process exited with code 4"];
+    assert!(words.ends_with(&end.map(String::from)), "{words:?}");
+    // What runs again is no part of it.
+    assert_eq!(words.iter().filter(|line| line.starts_with("service starts")).count(), 1, "{words:?}");
+    scene.until("the service to run again", || {
+        let starts = said(&scene).iter().filter(|(_, line)| line.starts_with("service starts")).count();
+        if starts == 2 { Ok(()) } else { Err(format!("{starts} starts")) }
+    });
 }

@@ -15,14 +15,15 @@ pub const PORT: u16 = 8080;
 const PROGRAM: &str = "/bin/busybox";
 
 /// What the service with handles does at its start: a line for the log, then it serves everything it sees. It
-/// ends when it is told to, and fails when its server is gone.
-const START: &str = "trap 'exit 0' TERM\necho \"service starts with LEVEL=${LEVEL:-none}\"\n\
-    /bin/busybox httpd -f -p 8080 -h / &\nwait $!\necho 'the server is gone'\nexit 4\n";
+/// ends well when it is told to, and badly by a signal of its own.
+const START: &str = "trap 'exit 0' TERM\ntrap \"echo 'something is wrong'; exit 4\" USR1\n\
+    echo \"service starts with LEVEL=${LEVEL:-none}\"\n\
+    /bin/busybox httpd -f -p 8080 -h / &\nwait $!\n";
 /// Handles, each a script of the web server: name and what it does with the text of the question.
 const HANDLES: [(&str, &str); 5] = [
     ("say", "echo \"$QUERY_STRING\" >&2"),
     ("env", "/bin/busybox env"),
-    ("crash", "(/bin/busybox sleep 0.2; /bin/busybox killall httpd) >/dev/null 2>&1 &"),
+    ("crash", "(/bin/busybox sleep 0.2; kill -s USR1 1) >/dev/null 2>&1 &"),
     ("state", "printf '%s' \"$QUERY_STRING\" >/state.dat"),
     ("storage", "printf '%s' \"$QUERY_STRING\" >/storage/note"),
 ];

@@ -152,7 +152,11 @@ impl Library {
         let sessions: Vec<_> = sessions.iter().filter_map(Weak::upgrade).collect();
         let _still: Vec<_> = sessions.iter().map(|session| session.hold_still()).collect();
         let failed = |source| TokenError::Load { path: self.path.clone(), source };
-        self.pkcs11.clone().finalize().map_err(failed)?;
+        match self.pkcs11.clone().finalize() {
+            // The last initialisation failed: the token was away then.
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiNotInitialized, _)) => {}
+            Err(error) => return Err(failed(error)),
+        }
         initialize(&self.pkcs11).map_err(failed)
     }
 

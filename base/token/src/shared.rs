@@ -203,7 +203,8 @@ fn is_unseen(error: &TokenError) -> bool {
         TokenError::NoToken { .. } | TokenError::NotFound { .. } => true,
         TokenError::Call { source: Error::Pkcs11(code, _), .. } => matches!(
             code,
-            E::TokenNotPresent
+            E::CryptokiNotInitialized
+                | E::TokenNotPresent
                 | E::TokenNotRecognized
                 | E::DeviceRemoved
                 | E::DeviceError

@@ -17,6 +17,7 @@ mod secondary;
 mod start;
 mod tokens;
 mod tpm;
+mod tpm_restart;
 mod trouble;
 mod vis;
 

@@ -50,7 +50,8 @@ fn recover(token_file: Option<&std::path::Path>, run_dir: Option<std::path::Path
     use anyhow::Context as _;
 
     let token = token_file.map(|path| {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let token = text.trim().to_owned();
         anyhow::ensure!(!token.is_empty(), "{} is empty", path.display());
         Ok(token)

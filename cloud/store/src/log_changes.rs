@@ -159,8 +159,7 @@ impl Work<'_> {
         ended: bool,
     ) -> Result<(), StoreError> {
         let changed = if ended {
-            let statement =
-                "UPDATE log_requests SET state = ?2, reason = ?3, finished_at = ?4, deadline = NULL WHERE id = ?1";
+            let statement = "UPDATE log_requests SET state = ?2, reason = ?3, finished_at = ?4, deadline = NULL WHERE id = ?1";
             self.sql
                 .prepare_cached(statement)
                 .and_then(|mut statement| statement.execute(params![id, state, reason, now_micros()]))

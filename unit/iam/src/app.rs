@@ -19,7 +19,8 @@ use crate::localstatus::{self, Sources};
 use crate::nodemanager::Side;
 use crate::worker::{self, Worker};
 use crate::{
-    Error, config, iamclient, identhandler, lifecycle, nodemanager, ownidentity, permhandler, provisionmanager,
+    Error, config, iamclient, identhandler, lifecycle, nodemanager, ownidentity, permhandler,
+    provisionmanager,
 };
 
 const STOP_DEADLINE: Duration = Duration::from_secs(5);

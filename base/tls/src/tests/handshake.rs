@@ -126,6 +126,24 @@ async fn servers_are_verified_by_chain_and_where_asked_by_name() {
     assert!(greeting(port, client(&ca, None), "aosiam").await.is_err());
 }
 
+/// The clock of this machine is behind that of the authority: nothing is "not yet valid".
+#[tokio::test]
+async fn a_clock_that_is_behind_locks_nobody_out() {
+    let ca = Authority::new("CA");
+    let later = |name: &str, year: i32| {
+        ca.issue_with(name, |params| {
+            params.not_before = rcgen::date_time_ymd(year, 1, 1);
+            params.not_after = rcgen::date_time_ymd(year + 20, 1, 1);
+        })
+    };
+    let roots = || Arc::clone(&ca.roots);
+    let server = server_config(later("aosiam", 2060), ClientAuth::Required(roots())).unwrap();
+    let (port, _came) = greet(listen(&server).await);
+    assert_eq!(greeting(port, client(&ca, Some(later("unit", 2065))), "aosiam").await.unwrap(), "hello");
+    let strict = client_config(roots(), Some(later("unit", 2070)), HostCheck::Verify).unwrap();
+    assert_eq!(greeting(port, strict, "aosiam").await.unwrap(), "hello");
+}
+
 // SM-26
 #[tokio::test]
 async fn identities_are_swapped_without_a_restart() {

@@ -4,3 +4,4 @@ mod authority;
 mod grpc;
 mod handshake;
 mod lean;
+mod time;

@@ -65,9 +65,10 @@ impl Handler {
     /// The health of the tokens, for people.
     pub fn health(&self) -> serde_json::Value {
         let configs: Vec<&CertModule> = self.modules.iter().map(|module| &module.config).collect();
-        let waiting = self.modules.iter().flat_map(|module| {
-            module.pending.iter().map(|id| (module.cert_type().to_owned(), id.clone()))
-        });
+        let waiting = self
+            .modules
+            .iter()
+            .flat_map(|module| module.pending.iter().map(|id| (module.cert_type().to_owned(), id.clone())));
         health::report(&configs, Some(&waiting.collect()))
     }
 

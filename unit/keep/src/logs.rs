@@ -162,7 +162,7 @@ fn look(log: &Log, written: Option<u64>) -> io::Result<bool> {
     {
         return Ok(false);
     }
-    rotate(log, &mut index, meta.len()).map(|()| true)
+    rotate(log, &mut index, meta.len(), || Ok(())).map(|()| true)
 }
 
 /// Notes what happened at the end of the log; `event` is given the newest record.
@@ -200,20 +200,25 @@ pub fn files_of(log: &Path) -> [PathBuf; 4] {
     [index_of(log), index_of(&old), old, log.to_owned()]
 }
 
-/// In an order in which a kill leaves no index beside a text it does not belong to: better none than a wrong one.
-fn rotate(log: &Log, index: &mut Index, size: u64) -> io::Result<()> {
+/// In an order in which a kill leaves no index beside a text it does not belong to: better none than a wrong
+/// one. `on` is asked between two steps whether to go on; tests end it there.
+fn rotate(log: &Log, index: &mut Index, size: u64, mut on: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     let old = old_generation(&log.path);
     let mut from = OpenOptions::new().read(true).write(true).open(&log.path)?;
     let shift = size.saturating_sub(log.max_bytes);
     match fs::remove_file(index_of(&old)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        _ => on()?,
     }
     from.seek(SeekFrom::Start(shift))?;
     let mut to: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&old)?;
+    on()?;
     io::copy(&mut (&mut from).take(size - shift), &mut to)?;
+    on()?;
     index.copy_tail(shift, &index_of(&old))?;
+    on()?;
     index.clear()?;
+    on()?;
     from.set_len(0)
 }
 
@@ -271,6 +276,55 @@ mod tests {
                     proptest::prop_assert_eq!(dated(&path), bytes);
                 }
             }
+        }
+    }
+
+    // Each byte written is its second. A keeper that dies within a cut leaves times that are right or none, and
+    // the next one goes on from there: at worst with the time of the file, which is `LATE`.
+    #[test]
+    fn a_cut_that_is_broken_off_leaves_no_wrong_time() {
+        const LATE: u64 = 250;
+        let none_wrong = |log: &Log, step| {
+            let mut exact = 0;
+            for path in [old_generation(&log.path), log.path.clone()] {
+                let bytes = fs::read(&path).unwrap();
+                for (at, byte) in dated(&path).into_iter().zip(bytes) {
+                    assert!(at == u64::from(byte) || at == LATE, "{byte} told as {at} after step {step}");
+                    exact += usize::from(at != LATE);
+                }
+            }
+            exact
+        };
+        for (step, late) in (1..=5).flat_map(|step| [(step, 5), (step, 300)]) {
+            let folder = tempfile::tempdir().unwrap();
+            let log = Log { path: folder.path().join("l"), max_bytes: 100 };
+            let mut writer = OpenOptions::new().append(true).create(true).open(&log.path).unwrap();
+            let mut write = |times: std::ops::Range<u8>| {
+                for at in times {
+                    writer.write_all(&[at; 10]).unwrap();
+                    look(&log, Some(u64::from(at))).unwrap();
+                }
+            };
+            write(1..20);
+            assert!(fs::metadata(old_generation(&log.path)).unwrap().len() == 100, "cut once before");
+            writer.write_all(&[20; 60]).unwrap();
+            let size = fs::metadata(&log.path).unwrap().len();
+            assert!(size > log.max_bytes);
+            let mut index = Index::open(&log.path).unwrap();
+            index.grown(size, 20).unwrap();
+            let mut left = step;
+            let broken = rotate(&log, &mut index, size, || {
+                left -= 1;
+                if left == 0 { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+            });
+            assert!(broken.is_err(), "step {step} exists");
+            none_wrong(&log, step);
+            // Written while no keeper is there; the next one looks.
+            writer.write_all(&vec![250; late]).unwrap();
+            look(&log, Some(LATE)).unwrap();
+            let exact = none_wrong(&log, step);
+            assert!(exact >= 95 || step == 5 || late > 5, "{exact} times are kept after step {step}");
+            assert_eq!(fs::metadata(&log.path).unwrap().len(), 0, "the cut is made up for");
         }
     }
 

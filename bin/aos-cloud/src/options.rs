@@ -10,7 +10,7 @@ use aos_logging::Level;
 use clap::{Args, Parser, Subcommand};
 
 const SHORTEST_LIFE: Duration = Duration::from_secs(10);
-const LONGEST_LIFE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const LONGEST_LIFE: Duration = Duration::from_hours(100 * 365 * 24);
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const EXAMPLES: &str = "\
 Examples:

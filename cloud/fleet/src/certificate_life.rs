@@ -128,7 +128,9 @@ mod tests {
         }
         assert!(may_recover(&record, "main", "online", T + 10).unwrap_err().contains("too many"));
         assert_eq!(may_recover(&record, "main", "online", T + DAY + 10), Ok(()), "the next day");
-        record.iter_mut().for_each(|one| one.revoked = true);
+        for one in &mut record {
+            one.revoked = true;
+        }
         assert!(may_recover(&record, "main", "online", T + DAY + 10).is_err());
     }
 

@@ -139,12 +139,11 @@ impl Keeper {
         if self.busy || self.lives.is_empty() {
             return None;
         }
-        let wait = match self.next {
-            Some(next) => next.max(self.rest).saturating_sub(time.monotonic),
-            None => {
-                let due = self.lives.iter().map(|life| life.due_at(self.settings));
-                due.min().unwrap_or(i64::MAX).saturating_sub(time.now)
-            }
+        let wait = if let Some(next) = self.next {
+            next.max(self.rest).saturating_sub(time.monotonic)
+        } else {
+            let due = self.lives.iter().map(|life| life.due_at(self.settings));
+            due.min().unwrap_or(i64::MAX).saturating_sub(time.now)
         };
         Some(wait.clamp(1, LONGEST_WAIT))
     }

@@ -247,49 +247,6 @@ fn the_index_tells_when_lines_were_written_whoever_was_alive() {
     assert_eq!(last, [(14, Event::Exited(3)), (14, Event::Written), (8, Event::Started)]);
 }
 
-// Every line is the second of its writing; the keeper dies around cuts of the log, and times stay right.
-#[test]
-fn a_keeper_killed_while_it_cuts_leaves_no_wrong_times() {
-    let mut keeper = Keeper::start();
-    let mut client = keeper.client();
-    keeper.run(&mut client, "clock", "while :; do date +%s; done");
-    let log = keeper.path("clock.log");
-    let old = old_generation(&log);
-    let mut lines = 0;
-    for round in 0..12 {
-        let generation = || fs::metadata(&old).and_then(|meta| meta.modified()).ok();
-        let before = generation();
-        // Odd rounds kill as soon as the cut has begun, even ones when its text is already copied.
-        if round % 2 == 1 {
-            wait_for(|| {
-                (before.is_some() && !index_of(&old).exists() || generation() != before).then_some(())
-            });
-        } else {
-            wait_for(|| (generation() != before).then_some(()));
-        }
-        keeper.restart();
-        for path in [&old, &log] {
-            // The keeper cuts it meanwhile; such a look tells nothing.
-            let Ok(reader) = fs::File::open(index_of(&log)) else { continue };
-            reader.lock_shared().unwrap();
-            let marks: Vec<Record> =
-                records(path).into_iter().filter(|r| r.event == Event::Written).collect();
-            let mut offset = 0;
-            for line in fs::read_to_string(path).unwrap_or_default().split_inclusive('\n') {
-                let covering = marks.iter().find(|mark| mark.offset > offset);
-                if let (10, Ok(written), Some(mark)) =
-                    (line.trim_end().len(), line.trim_end().parse::<u64>(), covering)
-                {
-                    assert!(written.abs_diff(mark.at) <= 3, "{written} told as {} in round {round}", mark.at);
-                    lines += 1;
-                }
-                offset += line.len() as u64;
-            }
-        }
-    }
-    assert!(lines > 500, "{lines} lines were looked at");
-}
-
 #[test]
 fn failing_commands_and_bad_requests_watch_nothing() {
     let keeper = Keeper::start();

@@ -66,7 +66,10 @@ fn a_live_link_is_recorded_checked_and_told() {
     let text: String = scene
         .frames()
         .iter()
-        .map(|frame| format!("{}: {}\n", if frame.way == Way::Out { "TX" } else { "RX" }, frame.json))
+        .flat_map(|frame| {
+            let way = if frame.way == Way::Out { "TX: " } else { "RX: " };
+            [way.to_owned(), frame.json.to_string(), "\n".to_owned()]
+        })
         .collect();
     fs::write(&log, text).unwrap();
     let log = log.display().to_string();

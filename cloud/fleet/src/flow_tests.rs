@@ -113,10 +113,10 @@ fn a_node_is_provisioned_in_two_steps_and_every_error_ends_it() {
     assert_eq!(node_task(&mut state, Started(Ok(()))), NodeTaskStep::Ignore, "a repetition");
     assert_eq!(node_task(&mut state, Finished(Ok(()))), NodeTaskStep::Provisioned);
     assert_eq!(state, NodeTaskState::Done);
-    assert_eq!(node_task(&mut state, Finished(Err("late".to_owned()))), NodeTaskStep::Ignore);
+    assert_eq!(node_task(&mut state, Finished(Err(Reason("late".to_owned())))), NodeTaskStep::Ignore);
 
     let mut state = NodeTaskState::start(NodeTaskKind::Provision);
-    assert_eq!(node_task(&mut state, Started(Err("busy".to_owned()))), NodeTaskStep::Failed);
+    assert_eq!(node_task(&mut state, Started(Err(Reason("busy".to_owned())))), NodeTaskStep::Failed);
     assert_eq!(state, NodeTaskState::Failed("busy".to_owned()));
     assert_eq!(NodeTaskState::parse(state.as_str(), Some("busy")), state);
 

@@ -78,15 +78,20 @@ impl NodeTaskState {
     }
 }
 
+/// Why a step was not done, in the words of whoever did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Reason(pub String);
+
 /// What happens to a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeTaskEvent {
     /// The node has keys; its requests could be signed, or there is a reason against it.
-    Started(Result<(), String>),
+    Started(Result<(), Reason>),
     /// The node has installed its certificates, or tells why not.
-    Finished(Result<(), String>),
+    Finished(Result<(), Reason>),
     /// The node is taken out, or tells why not.
-    Deprovisioned(Result<(), String>),
+    Deprovisioned(Result<(), Reason>),
 }
 
 /// What follows from an event.
@@ -119,7 +124,7 @@ pub fn node_task(state: &mut NodeTaskState, event: NodeTaskEvent) -> NodeTaskSte
         (NodeTaskState::Starting, NodeTaskEvent::Started(Err(reason)))
         | (NodeTaskState::Finishing, NodeTaskEvent::Finished(Err(reason)))
         | (NodeTaskState::Deprovisioning, NodeTaskEvent::Deprovisioned(Err(reason))) => {
-            (NodeTaskState::Failed(reason), NodeTaskStep::Failed)
+            (NodeTaskState::Failed(reason.0), NodeTaskStep::Failed)
         }
         _ => return NodeTaskStep::Ignore,
     };

@@ -3,7 +3,7 @@
 //! A Unit can ask as often as it likes, so what is signed for it is bounded: one certificate of a type and
 //! node a message, and 16 a day or in a life that is shorter. The record of what was issued is kept for good.
 
-use aos_cloud_fleet::window;
+use aos_cloud_fleet::{Reason, window};
 use aos_cloud_pki::{CertType, PkiError, Request};
 use aos_cloud_store::{Certificate, Holder, NewCertificate, Unit, Work, now_micros};
 
@@ -23,6 +23,9 @@ pub(crate) struct Wish {
 /// A wish that is not granted, and why.
 pub(crate) type Refused = (Wish, String);
 
+/// What became of a wish: a certificate, or the reason against it.
+pub(crate) type Signed = Result<NewCertificate, Reason>;
+
 /// A certificate for a wish.
 pub(crate) struct Granted {
     pub(crate) serial: String,
@@ -35,13 +38,13 @@ impl Flows {
         &self,
         system_id: String,
         wishes: Vec<Wish>,
-    ) -> Result<Vec<(Wish, Result<NewCertificate, String>)>, FlowError> {
+    ) -> Result<Vec<(Wish, Signed)>, FlowError> {
         let flows = self.clone();
         // Checking and signing takes milliseconds each.
         let signing = tokio::task::spawn_blocking(move || {
             let sign = |wish: Wish| match flows.sign_one(&system_id, &wish) {
                 Ok(certificate) => Ok((wish, Ok(certificate))),
-                Err(PkiError::Refused(reason)) => Ok((wish, Err(reason))),
+                Err(PkiError::Refused(reason)) => Ok((wish, Err(Reason(reason)))),
                 Err(error) => Err(FlowError::Pki(error)),
             };
             wishes.into_iter().map(sign).collect()

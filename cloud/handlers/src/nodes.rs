@@ -1,6 +1,6 @@
 //! Provisioning and deprovisioning of single nodes: `startProvisioningRequest` and its answers.
 
-use aos_cloud_fleet::{NodeTaskEvent, NodeTaskKind, NodeTaskState, NodeTaskStep, node_task};
+use aos_cloud_fleet::{NodeTaskEvent, NodeTaskKind, NodeTaskState, NodeTaskStep, Reason, node_task};
 use aos_cloud_protocol::{
     Body, CertificateType, DeprovisioningRequest, FinishProvisioningRequest, NodeCertificate, NodeOutcome,
     Secret, StartProvisioningRequest, StartProvisioningResponse,
@@ -8,7 +8,7 @@ use aos_cloud_protocol::{
 use aos_cloud_store::{NewCertificate, NodeTask, Received, Unit, Work, brief, now_micros};
 use uuid::Uuid;
 
-use crate::certificates::{Wish, affordable, grant};
+use crate::certificates::{Signed, Wish, affordable, grant};
 use crate::error::FlowError;
 use crate::flows::{Flows, served};
 use crate::handlers::Message;
@@ -98,8 +98,8 @@ impl Flows {
         let Message { unit_id, receipt, correlation_id, body, .. } = message;
         let node = body.node.node_id().map(|node| node.to_string()).unwrap_or_default();
         let outcome = match (body.error_info, body.csrs.is_empty()) {
-            (Some(info), _) => Err(brief(&info.message)),
-            (None, true) => Err("the node sent no certificate requests".to_owned()),
+            (Some(info), _) => Err(Reason(brief(&info.message))),
+            (None, true) => Err(Reason("the node sent no certificate requests".to_owned())),
             (None, false) => {
                 let wish = |csr: aos_cloud_protocol::NodeCsr| Wish {
                     node_id: node.clone(),
@@ -124,10 +124,10 @@ impl Flows {
                     Some((system_id, wishes, refused)) if refused.is_empty() => {
                         all_signed(self.sign(system_id, wishes).await?)
                     }
-                    Some((_, _, refused)) => {
-                        all_signed(refused.into_iter().map(|(wish, reason)| (wish, Err(reason))).collect())
-                    }
-                    None => Err("nobody waits for it".to_owned()),
+                    Some((_, _, refused)) => all_signed(
+                        refused.into_iter().map(|(wish, reason)| (wish, Err(Reason(reason)))).collect(),
+                    ),
+                    None => Err(Reason("nobody waits for it".to_owned())),
                 }
             }
         };
@@ -201,11 +201,11 @@ impl Flows {
         &self,
         message: Message<NodeOutcome>,
         kind: &'static str,
-        event: fn(Result<(), String>) -> NodeTaskEvent,
+        event: fn(Result<(), Reason>) -> NodeTaskEvent,
     ) -> Result<Received<()>, FlowError> {
         let Message { unit_id, receipt, correlation_id, body, .. } = message;
         let node = body.node.node_id().map(|node| node.to_string()).unwrap_or_default();
-        let event = event(body.error_info.map_or(Ok(()), |info| Err(brief(&info.message))));
+        let event = event(body.error_info.map_or(Ok(()), |info| Err(Reason(brief(&info.message)))));
         self.store
             .receive(receipt, move |work| {
                 let unit = served(work, &unit_id)?;
@@ -288,9 +288,11 @@ fn advance(task: &mut NodeTask, event: NodeTaskEvent) -> NodeTaskStep {
     step
 }
 
-fn all_signed(signed: Vec<(Wish, Result<NewCertificate, String>)>) -> Result<Vec<NewCertificate>, String> {
+fn all_signed(signed: Vec<(Wish, Signed)>) -> Result<Vec<NewCertificate>, Reason> {
     let each = signed.into_iter().map(|(wish, outcome)| {
-        outcome.map_err(|reason| brief(&format!("the request for {} is refused: {reason}", wish.cert_type)))
+        outcome.map_err(|reason| {
+            Reason(brief(&format!("the request for {} is refused: {reason}", wish.cert_type)))
+        })
     });
     each.collect()
 }

@@ -5,16 +5,16 @@
 //! and our mark, and a request that is repeated has the answer of the first. Deprovisioned Units and revoked
 //! certificates get nothing. Everything issued here is in the audit trail.
 
-use aos_cloud_fleet::{Recorded, TOKEN_LIFE, also_due, may_recover};
+use aos_cloud_fleet::{Reason, Recorded, TOKEN_LIFE, also_due, may_recover};
 use aos_cloud_pki::{PkiError, signed_by};
-use aos_cloud_store::{AuditEntry, Certificate, NewCertificate, RecordedLife, Store, Unit, Work, now_micros};
+use aos_cloud_store::{AuditEntry, Certificate, RecordedLife, Store, Unit, Work, now_micros};
 use aos_recovery_protocol::{
     CertificateOf, Certificates, CertificatesRequest, CsrOf, MAX_CSR, MAX_REQUESTS, Named, RefusedOf,
     listing, statement,
 };
 use aws_lc_rs::{digest, hmac, rand};
 
-use crate::certificates::{Wish, grant};
+use crate::certificates::{Signed, Wish, grant};
 use crate::error::FlowError;
 use crate::flows::{Flows, served};
 use crate::logs::hash;
@@ -186,7 +186,7 @@ async fn issue_recovered(
     store: &Store,
     system_id: String,
     proof: Proof,
-    signed: Vec<(Wish, Result<NewCertificate, String>)>,
+    signed: Vec<(Wish, Signed)>,
     percent: u8,
 ) -> Result<Certificates, FlowError> {
     store
@@ -206,7 +206,8 @@ async fn issue_recovered(
                 let allowed = if again {
                     Ok(())
                 } else {
-                    may_recover(&recorded, &wish.node_id, &wish.cert_type, now).map_err(str::to_owned)
+                    may_recover(&recorded, &wish.node_id, &wish.cert_type, now)
+                        .map_err(|reason| Reason(reason.to_owned()))
                 };
                 match allowed.and(outcome) {
                     Ok(new) => answer.certificates.push(CertificateOf {
@@ -217,7 +218,7 @@ async fn issue_recovered(
                     Err(reason) => answer.refused.push(RefusedOf {
                         cert_type: wish.cert_type,
                         node: wish.node_id,
-                        reason,
+                        reason: reason.0,
                     }),
                 }
             }

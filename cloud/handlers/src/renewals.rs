@@ -141,7 +141,7 @@ impl Flows {
         for (wish, outcome) in self.sign(system_id, wishes).await? {
             match outcome {
                 Ok(certificate) => signed.push((wish, certificate)),
-                Err(reason) => refused.push((wish, reason)),
+                Err(reason) => refused.push((wish, reason.0)),
             }
         }
         self.store

@@ -191,31 +191,3 @@ async fn callers_and_watchers_hear_of_it_after_the_commit_and_a_crash_before_it_
     assert_eq!(again, Received::AlreadyDone);
     assert_eq!(texts(&crashed.1, &unit).await, ["effect"]);
 }
-
-/// Prints how many small messages the store takes in a second; run it with `--run-ignored` and `--no-capture`.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn messages_per_second() {
-    let fixture = Fixture::new().await;
-    let unit = fixture.provisioned().await.id;
-    for at_once in [1, 32, 256, 1000] {
-        let start = std::time::Instant::now();
-        let mut done = 0;
-        while start.elapsed().as_secs() < 2 {
-            let jobs = (0..at_once).map(|_| {
-                fixture.store.receive(
-                    Receipt { unit_id: unit.clone(), txn: aos_ids::Txn::random() },
-                    note(&unit, "{\"tag\":\"coreAlert\"}"),
-                )
-            });
-            for outcome in futures_util::future::join_all(jobs).await {
-                outcome.unwrap();
-                done += 1;
-            }
-        }
-        println!(
-            "{at_once} at once: {:.0} messages per second",
-            f64::from(done) / start.elapsed().as_secs_f64()
-        );
-    }
-}

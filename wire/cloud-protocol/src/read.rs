@@ -84,8 +84,8 @@ pub fn read(frame: &[u8], direction: Direction) -> Result<Envelope, ReadError> {
     }
 }
 
-/// What [`read`] does, with half of its code and at a third of its speed: for a device, where messages are few and
-/// program text is memory.
+/// What [`read`] does, the tolerant way for every frame: less code and slower, for a device, where messages are few
+/// and program text is memory.
 pub fn read_small(frame: &[u8], direction: Direction) -> Result<Envelope, ReadError> {
     if frame.len() > MAX_FRAME {
         return Err(Unreadable::TooLong(frame.len()).into());

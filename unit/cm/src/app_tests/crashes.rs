@@ -126,7 +126,7 @@ async fn without_a_link_nothing_is_handed_over() {
     in_time!(async {
         let mut world = World::new().await;
         world.cloud.connected().await;
-        world.sm.connect().await;
+        world.connect_node().await;
         world.cloud.refuse(true);
         world.cloud.disconnect();
         world.until(|document| document["cloud"]["state"] == "connecting").await;

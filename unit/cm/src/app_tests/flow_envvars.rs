@@ -96,7 +96,7 @@ async fn variables_survive_crashes() {
         world.kill().await;
         world.start();
         world.cloud.connected().await;
-        world.sm.connect().await;
+        world.connect_node().await;
         let update = world.sm.update().await;
         assert_eq!(environment(&update), [("A", "1")]);
         assert_eq!(world.variables_told().await, ["0 A ok"]);
@@ -104,7 +104,7 @@ async fn variables_survive_crashes() {
         world.kill().await;
         world.start();
         world.cloud.connected().await;
-        world.sm.connect().await;
+        world.connect_node().await;
         let updates = world.sm.updates.len();
         world.until(|document| document["instances"][0]["state"] == "active").await;
         world.override_variables(vec![set(None, vec![variable("A", "1", None)])]).await;
@@ -129,7 +129,7 @@ async fn a_newer_set_answers_the_older_one() {
         }
         world.start();
         world.cloud.connected().await;
-        world.sm.connect().await;
+        world.connect_node().await;
         // The node may have heard of either set before.
         let update = world.sm.update().await;
         assert_eq!(environment(&update), []);

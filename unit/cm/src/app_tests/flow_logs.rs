@@ -65,8 +65,7 @@ impl World {
     async fn with_node() -> Self {
         let mut world = Self::new().await;
         world.cloud.connected().await;
-        world.sm.connect().await;
-        world.until(|document| document["nodes"][0]["connected"] == true).await;
+        world.connect_node().await;
         world
     }
 
@@ -137,7 +136,7 @@ async fn an_open_request_survives_a_crash() {
         world.kill().await;
         world.start();
         world.cloud.connected().await;
-        world.sm.connect().await;
+        world.connect_node().await;
         assert_eq!(asked(&mut world.sm).await, first);
         say(&world.sm, &first, 1, 1, b"all", "ok").await;
         assert_eq!(world.pushed().await, "main 1/1 Ok all");
@@ -145,7 +144,7 @@ async fn an_open_request_survives_a_crash() {
         world.kill().await;
         world.start();
         world.cloud.connected().await;
-        world.sm.connect().await;
+        world.connect_node().await;
         world.cloud.send_as(request(LogType::SystemLog, &["main"], None), Some(ID)).await;
         loop {
             match world.sm.next().await {
@@ -167,7 +166,7 @@ async fn a_part_counts_when_it_has_arrived() {
         world.config.cloud_response_wait_timeout = Duration::from_millis(200);
         world.start();
         world.cloud.connected().await;
-        world.sm.connect().await;
+        world.connect_node().await;
         world.cloud.withheld = Some(MessageType::PushLog);
         world.cloud.send_as(request(LogType::InstanceLog, &["main"], None), Some(ID)).await;
         let first = asked(&mut world.sm).await;
@@ -176,7 +175,7 @@ async fn a_part_counts_when_it_has_arrived() {
         world.kill().await;
         world.start();
         world.cloud.connected().await;
-        world.sm.connect().await;
+        world.connect_node().await;
         assert_eq!(asked(&mut world.sm).await, first);
         say(&world.sm, &first, 1, 1, b"all", "ok").await;
         assert_eq!(world.pushed().await, "main 1/1 Ok all");

@@ -48,7 +48,7 @@ impl World {
         let config = ItemConfig { quotas, ..ItemConfig::default() };
         let (index, _) = world.cloud.publish_item(&[5; 100], &config);
         world.cloud.connected().await;
-        world.sm.connect().await;
+        world.connect_node().await;
         world.cloud.send(wish("1.0.0", index)).await;
         let asked = async {
             let mut asked = false;

@@ -118,6 +118,13 @@ impl World {
         }
     }
 
+    /// Connects the node's Service Manager and waits until it counts as connected: what the cloud asks of a
+    /// node before that is answered with its absence.
+    async fn connect_node(&mut self) {
+        self.sm.connect().await;
+        self.until(|document| document["nodes"][0]["connected"] == true).await;
+    }
+
     async fn document(&self) -> Value {
         document_in(&self.run_dir()).await
     }

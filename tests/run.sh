@@ -32,6 +32,8 @@ fi
 read -r more_passed more_failed < <(awk '/^test result: /{for(i=1;i<=NF;i++){if($(i+1)=="passed;")p+=$i;if($(i+1)=="failed;")f+=$i}}END{print p+0,f+0}' "$log")
 passed=$(( ${passed:-0} + more_passed ))
 failed=$(( ${failed:-0} + more_failed ))
+flaky=$(sed -nE 's/^ *FLAKY [^]]*\] *(\([^)]*\) *)?//p' "$log" | sort -u)
+[ -z "$flaky" ] || printf 'Passed only at the second try (mend these):\n%s\n' "$flaky" >&2
 if [ "$status" != 0 ] && [ "$failed" = 0 ]; then
   echo "The test run itself failed (exit status $status); see above." >&2
 fi

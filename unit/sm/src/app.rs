@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::Error;
+use crate::alerts::{AlertSender, Alerts};
 use crate::config::{Config, ContainerConfig};
 use crate::database::Database;
 use crate::iamclient::{CertificateSource, node_info};
@@ -126,6 +127,9 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
     let info = sm_info(&node, &config.containers, &resources);
     let (outgoing, outgoing_queue) = SmClient::queue();
     let (commands, command_queue) = mpsc::channel(64);
+    let (_alerts, alert_queue) = AlertSender::channel();
+    let (alerts_out, alerts_for_cm) = mpsc::channel(1);
+    keep_running(tree, "alerts", Alerts::new(alert_queue, alerts_out).run());
     let parts = Parts {
         runtimes,
         images,
@@ -145,6 +149,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         info,
         channel,
         outgoing: outgoing_queue,
+        alerts: alerts_for_cm,
         launcher: commands.clone(),
         networks,
         node_config: NodeConfigFile::new(config.node_config_file.clone()),

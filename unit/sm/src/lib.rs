@@ -8,6 +8,7 @@
 //! Limits: 256 instances, 4 runtimes, 2 versions of an item on disk. Not built yet: components, firewall and
 //! bandwidth rules, names of other instances, seccomp filters, alerts, system and crash logs.
 
+mod alerts;
 mod app;
 mod config;
 mod database;
@@ -20,6 +21,7 @@ mod logprovider;
 mod monitoring;
 mod networkmanager;
 mod nodeconfig;
+mod permissions;
 mod resourcemanager;
 mod runtimes;
 mod smclient;

@@ -84,6 +84,8 @@ pub struct SmClient {
     pub channel: watch::Sender<Option<Channel>>,
     /// Messages of other modules.
     pub outgoing: mpsc::Receiver<Outgoing>,
+    /// Alerts; taken only while the stream stands, they wait elsewhere.
+    pub alerts: mpsc::Receiver<wire::Alert>,
     /// The launcher.
     pub launcher: mpsc::Sender<Command>,
     /// Networks.
@@ -243,6 +245,11 @@ impl SmClient {
                         Outgoing::Message(message) => message,
                     };
                     if sender.send(wrap(message)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Some(alert) = self.alerts.recv() => {
+                    if sender.send(wrap(Wire::Alert(alert))).await.is_err() {
                         return Ok(());
                     }
                 }

@@ -122,7 +122,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         keep_running(tree, "keeper link", task);
         let runtime = ContainerRuntime::open(container.clone(), figures, link.clone())?;
         let id = runtime_id(&container.runtime_type, &node.node_id);
-        runtimes.insert(id, RuntimeEntry { runtime, keeper: link, known });
+        runtimes.insert(id, RuntimeEntry { runtime: Box::new(runtime), keeper: link, known });
     }
     let info = sm_info(&node, &config.containers, &resources);
     let (outgoing, outgoing_queue) = SmClient::queue();

@@ -8,6 +8,7 @@ mod core;
 mod entry;
 mod events;
 mod restart;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use aos_ids::InstanceIdent;
 use aos_keep::protocol::Exit;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::Error;
@@ -26,14 +27,15 @@ use crate::imagemanager::{Image, ImageManager};
 use crate::instance::InstanceInfo;
 use crate::networkmanager::{NetworkManager, Wishes};
 use crate::resourcemanager::ResourceManager;
-use crate::runtimes::container::ContainerRuntime;
 use crate::runtimes::keeper::{Keeper, Known};
+use crate::runtimes::{Grace, Runtime, StartJob};
 use crate::smclient::Outgoing;
 use core::Core;
 use events::{Action, Ended, Event, Facts, Failure, Found};
 use restart::RunParameters;
 
 pub use events::Status;
+pub use watched::Watched;
 
 /// Orders carried out at a time.
 const WORKERS: usize = 4;
@@ -60,10 +62,10 @@ pub enum Command {
     Logs(String, String, i64, oneshot::Sender<Vec<PathBuf>>),
 }
 
-/// A container runtime and the keeper behind it.
+/// A runtime and the keeper behind it.
 pub struct RuntimeEntry {
     /// The runtime.
-    pub runtime: ContainerRuntime,
+    pub runtime: Box<dyn Runtime>,
     /// Its keeper.
     pub keeper: Keeper,
     /// What the keeper knew at start.
@@ -98,11 +100,12 @@ pub struct Launcher {
     /// The list of all statuses waits for room in the queue.
     backlog: bool,
     exits: mpsc::Receiver<Exit>,
+    watched: watch::Sender<Arc<Vec<Watched>>>,
 }
 
 /// What orders are carried out with.
 struct Workshop {
-    runtimes: BTreeMap<String, (ContainerRuntime, Keeper)>,
+    runtimes: BTreeMap<String, (Box<dyn Runtime>, Keeper)>,
     images: ImageManager,
     networks: NetworkManager,
     resources: ResourceManager,
@@ -163,7 +166,14 @@ impl Launcher {
         let core = Core::new(ready.keys().cloned().collect(), Instant::now());
         let places = Semaphore::new(WORKERS);
         let workshop = Arc::new(Workshop { runtimes: ready, images, networks, resources, database, places });
-        Ok(Self { core, workshop, first, starts, outgoing, backlog: false, exits })
+        let watched = watch::Sender::new(Arc::new(Vec::new()));
+        Ok(Self { core, workshop, first, starts, outgoing, backlog: false, exits, watched })
+    }
+
+    /// What there is to be measured, told anew after each change.
+    #[allow(dead_code, reason = "the measuring of instances follows")]
+    pub fn watched(&self) -> watch::Receiver<Arc<Vec<Watched>>> {
+        self.watched.subscribe()
     }
 
     /// Works until the commands end.
@@ -264,6 +274,7 @@ impl Launcher {
 
     async fn take(&mut self, event: Event, jobs: &mut JoinSet<Event>) {
         let stopped = if let Event::Stopped(ident, _) = &event { Some(ident.clone()) } else { None };
+        let mut changed = false;
         for action in self.core.on(Instant::now(), event) {
             match action {
                 Action::Store { put, remove } => self.store(put, remove).await,
@@ -287,6 +298,7 @@ impl Launcher {
                     tokio::spawn(async move { workshop.acknowledge(id, pid).await });
                 }
                 Action::Report(statuses) => {
+                    changed = true;
                     for Status { info, state, error, .. } in &statuses {
                         let reason = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
                         tracing::info!("instance {} {} is {state}{reason}", info.ident, info.version);
@@ -300,9 +312,21 @@ impl Launcher {
                 Action::InUse(items) => self.workshop.images.in_use(items),
             }
         }
+        if changed {
+            self.publish();
+        }
         if let Some(ident) = stopped.filter(|ident| !self.core.knows(ident)) {
             self.starts.remove(&ident.instance_id());
         }
+    }
+
+    fn publish(&self) {
+        let statuses = self.core.statuses();
+        let watched = statuses.into_iter().filter_map(|status| {
+            let (runtime, _) = self.workshop.runtimes.get(&status.info.runtime)?;
+            Some(Watched::of(status, runtime.as_ref()))
+        });
+        self.watched.send_replace(Arc::new(watched.collect()));
     }
 
     /// A wish that cannot be stored is carried out all the same: the disk may be full, the service matters.
@@ -372,7 +396,10 @@ impl Workshop {
             hosts: attached.hosts.clone(),
         };
         let network = self.networks.prepare(info, wishes).await?;
-        runtime.start(info, &image, &attached, &network).await
+        let data = runtime.places(info)?.make(info)?;
+        let job =
+            StartJob { info: info.clone(), image, attached, network: Some(network), secret: None, data };
+        runtime.start(&job).await
     }
 
     async fn stop(self: Arc<Self>, ident: InstanceIdent, forget: bool) -> Event {
@@ -381,7 +408,7 @@ impl Workshop {
         let mut result = Ok(());
         // All steps run whatever fails; the first failure is reported.
         for (runtime, _) in self.runtimes.values() {
-            result = result.and(runtime.stop(&id).await);
+            result = result.and(runtime.stop(&id, Grace::Configured).await);
         }
         if forget {
             result = result.and(self.networks.release(id.clone()).await);

@@ -11,8 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::chown;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -24,13 +23,15 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+use futures_util::future::BoxFuture;
+
+use super::cgroup::{CgroupPaths, Hierarchies};
+use super::data::Data;
 use super::keeper::{Keeper, Known};
+use super::{Alive, Grace, Runtime, StartJob};
 use crate::Error;
 use crate::config::ContainerConfig;
-use crate::imagemanager::Image;
 use crate::instance::InstanceInfo;
-use crate::networkmanager::Prepared;
-use crate::resourcemanager::Attached;
 
 pub use spec::NodeFigures;
 
@@ -43,15 +44,7 @@ pub struct ContainerRuntime {
     config: ContainerConfig,
     node: NodeFigures,
     keeper: Keeper,
-}
-
-/// A container found running at start.
-#[derive(Debug, Clone)]
-pub struct Alive {
-    /// What it was started as.
-    pub info: InstanceInfo,
-    /// Its process.
-    pub pid: i32,
+    hierarchies: Hierarchies,
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy)]
@@ -69,53 +62,16 @@ impl ContainerRuntime {
         for folder in [&config.state_dir, &config.storage_dir] {
             aos_durable::create_dir(folder, 0o755)?;
         }
-        Ok(Self { config, node, keeper })
-    }
-
-    /// The log file of an instance.
-    pub fn log_path(&self, id: &str) -> PathBuf {
-        self.config.log_dir.join(format!("{id}.log"))
-    }
-
-    /// Removes the log files of an instance.
-    pub fn remove_log(&self, id: &str) -> Result<(), Error> {
-        for path in aos_keep::files_of(&self.log_path(id)) {
-            aos_durable::remove_durably(&path)?;
-        }
-        Ok(())
+        Ok(Self { config, node, keeper, hierarchies: Hierarchies::find()? })
     }
 
     fn bundle(&self, id: &str) -> PathBuf {
         self.config.runtime_dir.join(id)
     }
 
-    /// Makes the bundle and runs the container; answers its process.
-    pub async fn start(
-        &self,
-        info: &InstanceInfo,
-        image: &Image,
-        attached: &Attached,
-        network: &Prepared,
-    ) -> Result<i32, Error> {
-        let id = info.id();
-        self.clean(&id).await?;
-        let result = self.try_start(&id, info, image, attached, network).await;
-        if result.is_err()
-            && let Err(error) = self.clean(&id).await
-        {
-            tracing::warn!("cannot clean up after a failed start of {id}: {}", error.info().message);
-        }
-        result
-    }
-
-    async fn try_start(
-        &self,
-        id: &str,
-        info: &InstanceInfo,
-        image: &Image,
-        attached: &Attached,
-        network: &Prepared,
-    ) -> Result<i32, Error> {
+    async fn try_start(&self, id: &str, job: &StartJob) -> Result<i32, Error> {
+        let StartJob { info, image, attached, network, data, secret } = job;
+        let network = network.as_ref().ok_or_else(|| Error::NotFound("a network".to_owned()))?;
         let bundle = self.bundle(id);
         aos_durable::create_dir(&bundle, 0o700)?;
         write_json(&bundle.join("instance.json"), "an instance", info)?;
@@ -126,8 +82,9 @@ impl ContainerRuntime {
             attached,
             rootfs: &rootfs,
             namespace: &network.namespace,
-            state: self.state_file(info)?,
-            storage: self.storage_folder(info)?,
+            state: data.state.clone(),
+            storage: data.storage.clone(),
+            secret: secret.as_ref(),
             cgroups_path: format!("{}/{id}", self.config.cgroup_parent),
             node: self.node,
         };
@@ -155,36 +112,6 @@ impl ContainerRuntime {
                 message: last_message(&messages),
             }),
         }
-    }
-
-    fn state_file(&self, info: &InstanceInfo) -> Result<Option<PathBuf>, Error> {
-        let Some(path) = below(&self.config.state_dir, &info.state_path)? else { return Ok(None) };
-        if !path.exists() {
-            if let Some(parent) = path.parent() {
-                aos_durable::create_dir(parent, 0o755)?;
-            }
-            aos_durable::write_atomic(&path, b"", 0o600)?;
-            chown(&path, Some(info.uid), Some(info.gid)).map_err(Error::file("give away", &path))?;
-        }
-        Ok(Some(path))
-    }
-
-    fn storage_folder(&self, info: &InstanceInfo) -> Result<Option<PathBuf>, Error> {
-        let Some(path) = below(&self.config.storage_dir, &info.storage_path)? else { return Ok(None) };
-        if !path.exists() {
-            aos_durable::create_dir(&path, 0o755)?;
-            chown(&path, Some(info.uid), Some(info.gid)).map_err(Error::file("give away", &path))?;
-        }
-        Ok(Some(path))
-    }
-
-    /// Ends the container: SIGTERM, a pause, SIGKILL; then removes every trace of it.
-    pub async fn stop(&self, id: &str) -> Result<(), Error> {
-        if let Some(Identity { pid, start_time }) = self.identity(id).await {
-            self.keeper.stopping(id).await;
-            end(pid, start_time, self.config.stop_grace).await?;
-        }
-        self.clean(id).await
     }
 
     /// Removes what is left of a container, dead or alive.
@@ -241,24 +168,6 @@ impl ContainerRuntime {
         Ok((output.status.code().unwrap_or(-1), output.stdout))
     }
 
-    /// Takes up what runs of `wanted` and removes everything else.
-    pub async fn attach(&self, wanted: &BTreeSet<String>, known: &Known) -> Vec<Alive> {
-        let mut alive = Vec::new();
-        let mut ids: BTreeSet<String> = known.watched.keys().cloned().collect();
-        for folder in [&self.config.runtime_dir, &self.config.state_root] {
-            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-            ids.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()));
-        }
-        for id in ids.into_iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()) {
-            match self.attach_one(&id, wanted.contains(&id), known).await {
-                Ok(Some(found)) => alive.push(found),
-                Ok(None) => {}
-                Err(error) => tracing::error!("cannot take up or remove {id}: {}", error.info().message),
-            }
-        }
-        alive
-    }
-
     async fn attach_one(&self, id: &str, wanted: bool, known: &Known) -> Result<Option<Alive>, Error> {
         let bundle = self.bundle(id);
         let info = aos_durable::read_bounded(&bundle.join("instance.json"), 1024 * 1024)?
@@ -282,6 +191,90 @@ impl ContainerRuntime {
         }
         self.clean(id).await?;
         Ok(None)
+    }
+}
+
+impl Runtime for ContainerRuntime {
+    fn start<'a>(&'a self, job: &'a StartJob) -> BoxFuture<'a, Result<i32, Error>> {
+        Box::pin(async move {
+            let id = job.info.id();
+            self.clean(&id).await?;
+            let result = self.try_start(&id, job).await;
+            if result.is_err()
+                && let Err(error) = self.clean(&id).await
+            {
+                tracing::warn!("cannot clean up after a failed start of {id}: {}", error.info().message);
+            }
+            result
+        })
+    }
+
+    fn stop<'a>(&'a self, id: &'a str, grace: Grace) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            if let Some(Identity { pid, start_time }) = self.identity(id).await {
+                self.keeper.stopping(id).await;
+                let grace = match grace {
+                    Grace::Configured => self.config.stop_grace,
+                    Grace::Of(time) => time,
+                };
+                end(pid, start_time, grace).await?;
+            }
+            self.clean(id).await
+        })
+    }
+
+    fn attach<'a>(&'a self, wanted: &'a BTreeSet<String>, known: &'a Known) -> BoxFuture<'a, Vec<Alive>> {
+        Box::pin(async move {
+            let mut alive = Vec::new();
+            let mut ids: BTreeSet<String> = known.watched.keys().cloned().collect();
+            for folder in [&self.config.runtime_dir, &self.config.state_root] {
+                let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+                ids.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()));
+            }
+            for id in ids.into_iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()) {
+                match self.attach_one(&id, wanted.contains(&id), known).await {
+                    Ok(Some(found)) => alive.push(found),
+                    Ok(None) => {}
+                    Err(error) => tracing::error!("cannot take up or remove {id}: {}", error.info().message),
+                }
+            }
+            alive
+        })
+    }
+
+    fn exec<'a>(
+        &'a self,
+        id: &'a str,
+        argv: &'a [String],
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<i32, Error>> {
+        Box::pin(async move {
+            let mut arguments = vec!["exec", id];
+            arguments.extend(argv.iter().map(String::as_str));
+            let running = self.command(&arguments);
+            let done = tokio::time::timeout(limit, running).await;
+            let late = || Error::system(format!("run {} in {id}", argv.first().map_or("", String::as_str)));
+            done.map_err(|_| late()(io::Error::from(io::ErrorKind::TimedOut)))?.map(|(status, _)| status)
+        })
+    }
+
+    fn places(&self, info: &InstanceInfo) -> Result<Data, Error> {
+        Data::places(&self.config.state_dir, &self.config.storage_dir, info)
+    }
+
+    fn cgroups(&self, id: &str) -> CgroupPaths {
+        self.hierarchies.paths(&format!("{}/{id}", self.config.cgroup_parent))
+    }
+
+    fn log_path(&self, id: &str) -> PathBuf {
+        self.config.log_dir.join(format!("{id}.log"))
+    }
+
+    fn remove_log(&self, id: &str) -> Result<(), Error> {
+        for path in aos_keep::files_of(&self.log_path(id)) {
+            aos_durable::remove_durably(&path)?;
+        }
+        Ok(())
     }
 }
 
@@ -326,18 +319,6 @@ fn has_ended(handle: &OwnedFd, patience: Duration) -> io::Result<bool> {
     }
 }
 
-/// A path given by a peer, below a folder of ours.
-fn below(folder: &Path, path: &str) -> Result<Option<PathBuf>, Error> {
-    if path.is_empty() {
-        return Ok(None);
-    }
-    let relative = Path::new(path);
-    if relative.components().all(|part| matches!(part, Component::Normal(_))) {
-        return Ok(Some(folder.join(relative)));
-    }
-    Err(Error::invalid(format!("path '{}'", path.escape_debug()), "it does not stay in its folder"))
-}
-
 fn write_json(path: &Path, what: &'static str, value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec(value).map_err(|source| Error::Encode { what, source })?;
     Ok(aos_durable::write_atomic(path, &text, 0o600)?)
@@ -348,19 +329,4 @@ fn last_message(path: &Path) -> String {
     let tail = text.get(text.len().saturating_sub(MAX_MESSAGE)..).unwrap_or_default();
     let text = String::from_utf8_lossy(tail);
     text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").trim().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_of_peers_stay_in_their_folder() {
-        let folder = Path::new("/var/states");
-        assert_eq!(below(folder, "").unwrap(), None);
-        assert_eq!(below(folder, "a/b.dat").unwrap(), Some(PathBuf::from("/var/states/a/b.dat")));
-        for bad in ["../x", "/etc/passwd", "a/../../x", "."] {
-            assert!(below(folder, bad).is_err(), "{bad}");
-        }
-    }
 }

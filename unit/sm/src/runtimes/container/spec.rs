@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::Error;
 use crate::imagemanager::Image;
 use crate::instance::InstanceInfo;
+use crate::permissions::Secret;
 use crate::resourcemanager::{Attached, Device};
 
 const CPU_PERIOD: u64 = 100_000;
@@ -61,6 +62,8 @@ pub struct Input<'a> {
     pub state: Option<PathBuf>,
     /// Its storage folder on the host.
     pub storage: Option<PathBuf>,
+    /// What it shows to IAM's clients.
+    pub secret: Option<&'a Secret>,
     /// Its cgroup.
     pub cgroups_path: String,
     /// The node.
@@ -190,7 +193,7 @@ pub fn build(input: &Input<'_>) -> Result<Value, Error> {
             "terminal": false,
             "user": {"uid": info.uid, "gid": info.gid, "additionalGids": attached.groups},
             "args": args,
-            "env": environment(info, image, attached),
+            "env": environment(info, image, attached, input.secret),
             "cwd": cwd,
             "noNewPrivileges": true,
             "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
@@ -269,8 +272,13 @@ fn device(device: &Device) -> Value {
     })
 }
 
-/// Variables by name, later sources win: defaults, Aos, image, resources, what the cloud overrides.
-fn environment(info: &InstanceInfo, image: &Image, attached: &Attached) -> Vec<String> {
+/// Variables by name, later sources win: defaults, Aos, image, secret, resources, what the cloud overrides.
+fn environment(
+    info: &InstanceInfo,
+    image: &Image,
+    attached: &Attached,
+    secret: Option<&Secret>,
+) -> Vec<String> {
     let mut order: Vec<String> = Vec::new();
     let mut values: BTreeMap<String, String> = BTreeMap::new();
     let mut set = |name: &str, value: &str| {
@@ -284,10 +292,15 @@ fn environment(info: &InstanceInfo, image: &Image, attached: &Attached) -> Vec<S
     set("AOS_SUBJECT_ID", info.ident.subject.as_str());
     set("AOS_INSTANCE_INDEX", &info.ident.instance.to_string());
     set("AOS_INSTANCE_ID", &info.id());
-    for text in image.config.config.env.iter().chain(&attached.env) {
+    let mut set_text = |text: &String| {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
         set(name, value);
+    };
+    image.config.config.env.iter().for_each(&mut set_text);
+    if let Some(secret) = secret {
+        set_text(&format!("AOS_SECRET={}", secret.expose()));
     }
+    attached.env.iter().for_each(set_text);
     for (name, value) in &info.env {
         set(name, value);
     }

@@ -43,6 +43,7 @@ fn spec_of(item: &str, attached: &Attached) -> Result<Value, Error> {
         namespace: Path::new("/n/id"),
         state: Some("/states/a".into()),
         storage: Some("/storages/a".into()),
+        secret: None,
         cgroups_path: "/parent/id".into(),
         node: NodeFigures { cores: 4, max_dmips: 10_000, max_files: 2000, cgroup_namespaces: true },
     })
@@ -183,6 +184,7 @@ fn an_image_without_a_process_is_refused() {
         namespace: Path::new("/n"),
         state: None,
         storage: None,
+        secret: None,
         cgroups_path: "/c".into(),
         node: NodeFigures { cores: 1, max_dmips: 1, max_files: 1, cgroup_namespaces: false },
     };

@@ -1,0 +1,56 @@
+//! What other modules are told about instances, to measure them and to alert about them.
+
+use std::path::PathBuf;
+
+use aos_ids::InstanceIdent;
+use aos_status::InstanceState;
+use aos_unit_api::servicemanager::v5::MonitoringParameters;
+use prost::Message;
+
+use super::events::Status;
+use crate::runtimes::{CgroupPaths, Runtime};
+
+/// One instance of this node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watched {
+    /// Which.
+    pub ident: InstanceIdent,
+    /// Its instance ID.
+    pub id: String,
+    /// Its state.
+    pub state: InstanceState,
+    /// Its first process, while it runs.
+    pub pid: Option<i32>,
+    /// Its cgroups; they exist while it runs.
+    pub cgroups: CgroupPaths,
+    /// Its monitoring parameters; `None` when it is not to be measured.
+    pub params: Option<MonitoringParameters>,
+    /// Its storage folder on the host.
+    pub storage: Option<PathBuf>,
+    /// Its state file on the host.
+    pub state_file: Option<PathBuf>,
+    /// The user its processes and files belong to.
+    pub uid: u32,
+    /// Its log file.
+    pub log: PathBuf,
+}
+
+impl Watched {
+    pub(super) fn of(status: Status, runtime: &dyn Runtime) -> Self {
+        let Status { info, state, pid, .. } = status;
+        let id = info.id();
+        let data = runtime.places(&info).unwrap_or_default();
+        Self {
+            state,
+            pid,
+            cgroups: runtime.cgroups(&id),
+            params: info.monitoring.as_deref().and_then(|bytes| MonitoringParameters::decode(bytes).ok()),
+            storage: data.storage,
+            state_file: data.state,
+            uid: info.uid,
+            log: runtime.log_path(&id),
+            ident: info.ident,
+            id,
+        }
+    }
+}

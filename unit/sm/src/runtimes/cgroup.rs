@@ -1,0 +1,126 @@
+//! Where the kernel shows the cgroups of an instance: one folder with cgroup v2, one for each controller with
+//! cgroup v1.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// The mounted hierarchies of this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hierarchies {
+    /// Mount point of cgroup v2.
+    unified: Option<PathBuf>,
+    /// Controllers and mount points of cgroup v1.
+    v1: Vec<(Vec<String>, PathBuf)>,
+}
+
+/// The cgroups of one instance; the folders exist while it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupPaths {
+    /// cgroup v2: all paths below are the same folder.
+    pub unified: bool,
+    /// Memory: `memory.current` (v2) or `memory.usage_in_bytes`.
+    pub memory: Option<PathBuf>,
+    /// CPU limit: `cpu.max` (v2) or `cpu.cfs_quota_us`.
+    pub cpu: Option<PathBuf>,
+    /// CPU time: `cpu.stat` (v2) or `cpuacct.usage`.
+    pub cpuacct: Option<PathBuf>,
+    /// Processes: `pids.current`.
+    pub pids: Option<PathBuf>,
+    /// Every folder, in every hierarchy: `cgroup.procs`.
+    pub all: Vec<PathBuf>,
+}
+
+impl Hierarchies {
+    /// Reads what is mounted now.
+    pub fn find() -> Result<Self, Error> {
+        let text = fs::read_to_string(MOUNTS).map_err(Error::file("read", MOUNTS))?;
+        Ok(Self::parse(&text))
+    }
+
+    fn parse(mounts: &str) -> Self {
+        let mut found = Self::default();
+        for line in mounts.lines() {
+            let Some((before, after)) = line.split_once(" - ") else { continue };
+            let Some(point) = before.split(' ').nth(4) else { continue };
+            let mut after = after.split(' ');
+            let (kind, options) = (after.next(), after.nth(1).unwrap_or_default());
+            match kind {
+                Some("cgroup2") => found.unified = Some(PathBuf::from(point)),
+                Some("cgroup") => {
+                    let options = options.split(',').filter(|option| !matches!(*option, "rw" | "ro"));
+                    found.v1.push((options.map(str::to_owned).collect(), PathBuf::from(point)));
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// True when limits are set with cgroup v2: no controller of v1 is mounted.
+    pub fn is_unified(&self) -> bool {
+        self.unified.is_some() && self.of("memory").is_none()
+    }
+
+    fn of(&self, controller: &str) -> Option<&PathBuf> {
+        let has = |names: &[String]| names.iter().any(|name| name == controller);
+        self.v1.iter().find(|(names, _)| has(names)).map(|(_, point)| point)
+    }
+
+    /// The folders of a cgroup, `path` being what the OCI runtime or we name it.
+    pub fn paths(&self, path: &str) -> CgroupPaths {
+        let inside = |point: &Path| point.join(path.trim_start_matches('/'));
+        if self.is_unified() {
+            let folder = self.unified.as_deref().map(inside);
+            return CgroupPaths {
+                unified: true,
+                memory: folder.clone(),
+                cpu: folder.clone(),
+                cpuacct: folder.clone(),
+                pids: folder.clone(),
+                all: folder.into_iter().collect(),
+            };
+        }
+        let of = |controller| self.of(controller).map(|point| inside(point));
+        CgroupPaths {
+            unified: false,
+            memory: of("memory"),
+            cpu: of("cpu"),
+            cpuacct: of("cpuacct"),
+            pids: of("pids"),
+            all: self.v1.iter().map(|(_, point)| inside(point)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_with_v1_has_a_folder_for_each_controller() {
+        let text = "30 25 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755\n\
+            31 30 0:27 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n\
+            32 30 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+            33 30 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            34 30 0:30 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
+        let paths = Hierarchies::parse(text).paths("/aos/x");
+        assert!(!paths.unified);
+        assert_eq!(paths.memory.as_deref(), Some(Path::new("/sys/fs/cgroup/memory/aos/x")));
+        assert_eq!(paths.cpuacct.as_deref(), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct/aos/x")));
+        assert_eq!(paths.pids, None);
+        assert_eq!(paths.all.len(), 3);
+    }
+
+    #[test]
+    fn a_host_with_v2_has_one_folder() {
+        let text = "31 30 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let paths = Hierarchies::parse(text).paths("/aos/x");
+        assert!(paths.unified);
+        assert_eq!(paths.memory, paths.pids);
+        assert_eq!(paths.all, [PathBuf::from("/sys/fs/cgroup/aos/x")]);
+    }
+}

@@ -113,6 +113,20 @@ fn parse_memory(text: &str) -> Option<Memory> {
     Some(Memory { pss: field("Pss")?, private_dirty: field("Private_Dirty")? })
 }
 
+/// Processor time of a process so far, of all its threads.
+pub fn processor_time(pid: i32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let text = std::fs::read_to_string(&path).tried(|| format!("cannot read {path}"))?;
+    // The name in brackets may hold anything; the state follows it as field 3.
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok());
+    let (Some(user), Some(system)) = (ticks(14), ticks(15)) else {
+        return Err(Error::Unexpected(format!("{path} says '{text}'")));
+    };
+    // The unit of these fields is 1/100 s on every Linux.
+    Ok(Duration::from_millis((user + system) * 10))
+}
+
 /// The arguments of process `pid`.
 pub fn arguments(pid: i32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

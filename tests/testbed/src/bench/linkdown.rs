@@ -11,11 +11,10 @@ use aos_cloud_protocol::{AosIdentity, Body, EnvVarStatus, Envelope, OverrideEnvV
 use serde_json::Value;
 
 use crate::bench::Rows;
-use crate::error::Tried;
 use crate::interrupt::end_on_interrupt;
 use crate::stage::STEP_LIMIT;
 use crate::wait::{pause, wait_for_or_last};
-use crate::{Daemon, Error, Result, Site, Stage, Unit};
+use crate::{Daemon, Error, Result, Site, Stage, Unit, process};
 
 const SYSTEM_ID: &str = "linkdown-unit";
 const MESSAGES: u64 = 1000;
@@ -40,9 +39,9 @@ pub fn run(rows: &mut Rows) -> Result<()> {
     wait_for_or_last("the messages to wait", STEP_LIMIT, || waiting(&stage.unit, MESSAGES))?;
 
     let pid = stage.unit.pid(Daemon::Cm).ok_or_else(|| Error::Unexpected("cm does not run".to_owned()))?;
-    let (before, started) = (processor_time(pid)?, Instant::now());
+    let (before, started) = (process::processor_time(pid)?, Instant::now());
     pause(time);
-    let (after, elapsed) = (processor_time(pid)?, started.elapsed());
+    let (after, elapsed) = (process::processor_time(pid)?, started.elapsed());
     let percent = after.saturating_sub(before).as_secs_f64() / elapsed.as_secs_f64() * 100.0;
     waiting(&stage.unit, MESSAGES).map_err(Error::Unexpected)?;
     let note = format!(
@@ -78,20 +77,6 @@ fn waiting(unit: &Unit, messages: u64) -> std::result::Result<(), String> {
         return Ok(());
     }
     Err(cloud.to_string())
-}
-
-/// Processor time of a process so far, of all its threads.
-fn processor_time(pid: i32) -> Result<Duration> {
-    let path = format!("/proc/{pid}/stat");
-    let text = std::fs::read_to_string(&path).tried(|| format!("cannot read {path}"))?;
-    // The name in brackets may hold anything; the state follows it as field 3.
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok());
-    let (Some(user), Some(system)) = (ticks(14), ticks(15)) else {
-        return Err(Error::Unexpected(format!("{path} says '{text}'")));
-    };
-    // The unit of these fields is 1/100 s on every Linux.
-    Ok(Duration::from_millis((user + system) * 10))
 }
 
 fn fill_outbox(unit: &Unit) -> Result<()> {

@@ -5,6 +5,7 @@ pub mod iam;
 pub mod linkdown;
 pub mod protocol;
 mod rows;
+pub mod services;
 pub mod unit;
 
 pub use rows::Rows;
@@ -15,9 +16,10 @@ use crate::Result;
 pub type Group = (&'static str, fn(&mut Rows) -> Result<()>);
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 5] = [
+pub const GROUPS: [Group; 6] = [
     ("protocol", protocol::run),
     ("unit", unit::run),
+    ("services", services::run),
     ("iam", iam::run),
     ("linkdown", linkdown::run),
     ("gateway", gateway::run),

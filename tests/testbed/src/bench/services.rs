@@ -1,0 +1,249 @@
+//! Services: what the Service Manager adds to the container runtime when it starts one, ten and fifty of them,
+//! and what it costs while they run.
+//!
+//! A whole Unit with its cloud; instances have network, firewall, names, secret, quotas and monitoring each second.
+//! The peer is the bare runtime: `crun run` of the very bundles, one after the other, in namespaces it makes
+//! itself. BENCH_RUNS is the number of rounds (default 5), BENCH_IDLE the time before memory is read (default 60).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::bench::Rows;
+use crate::error::Tried;
+use crate::interrupt::end_on_interrupt;
+use crate::stage::{STEP_LIMIT, instances};
+use crate::wait::pause;
+use crate::{Daemon, Error, HttpService, Result, Site, Stage, binaries, process};
+
+const SYSTEM_ID: &str = "services-unit";
+const ITEM: &str = "bench-service";
+const VERSION: &str = "1.0.0";
+const MANY: usize = 50;
+/// Starts of a single instance in each round.
+const SINGLES: u64 = 10;
+/// How long processor time is counted.
+const CPU_TIME: Duration = Duration::from_secs(30);
+
+/// Runs the group.
+pub fn run(rows: &mut Rows) -> Result<()> {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let (idle, runs) = (Duration::from_secs(number("BENCH_IDLE", 60)), number("BENCH_RUNS", 5).max(1));
+    let site = Arc::new(Site::new("bench-services")?);
+    let _done = end_on_interrupt(&site)?;
+    let mut tell = |text: &str| eprintln!("{text}");
+    let mut stage = Stage::provisioned(Arc::clone(&site), SYSTEM_ID, &mut tell)?;
+    stage.unit.configure(Daemon::Sm, |config| {
+        config["monitoring"] = json!({"pollPeriod": "1s", "averageWindow": "10s"});
+    })?;
+    stage.unit.start_all()?;
+    stage.wait_online(STEP_LIMIT)?;
+    eprintln!("reading memory without instances in {} s", idle.as_secs());
+    pause(idle);
+    let note = "SM and keeper, IAM and CM running too, keys in SoftHSM";
+    rows.add("sm.idle.pss", "bytes", &format!("{note}; no instance"), memory(&stage)?);
+
+    let service = HttpService::new(&site.dir().join("service"), ITEM, "bench")?;
+    service.set_config(&item())?;
+    service.publish(&stage.operator, VERSION)?;
+    // The image comes to the Unit once.
+    set_instances(&mut stage, 1)?;
+    let mut figures: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    let mut bare = Vec::new();
+    for run in 1..=runs {
+        let counts = (0..SINGLES).map(|_| 1).chain([10, MANY]);
+        for count in counts {
+            set_instances(&mut stage, 0)?;
+            set_instances(&mut stage, count)?;
+            let time = start_time(&stage)?;
+            figures.entry(count).or_default().push(time);
+        }
+        let times = bare_runs(&stage, &site.dir().join(format!("bare-{run}")))?;
+        let sum: f64 = times.iter().sum();
+        let whole = figures.get(&MANY).and_then(|times| times.last().copied()).unwrap_or_default();
+        eprintln!("round {run}: {MANY} instances in {whole:.0} ms, bare runtime {sum:.0} ms");
+        rows.add_ratio(
+            "sm.start50.vs_bare",
+            "wish received to 50th active, against 50 x `crun run` of the same bundles in sequence",
+            whole / sum,
+        );
+        bare.extend(times);
+    }
+    overheads(rows, &figures, median(&mut bare));
+
+    eprintln!("reading memory with {MANY} instances in {} s", idle.as_secs());
+    pause(idle);
+    rows.add("sm.50.pss", "bytes", &format!("{note}; 50 idle instances"), memory(&stage)?);
+    let before = processor_time(&stage)?;
+    pause(CPU_TIME);
+    let used = processor_time(&stage)? - before;
+    rows.add_real(
+        "sm.50.cpu",
+        "percent",
+        "of one core, SM and keeper, 50 idle instances, monitoring each second",
+        100.0 * used / CPU_TIME.as_secs_f64(),
+    );
+    stage.unit.check_running()?;
+    drop(stage);
+    site.end()
+}
+
+/// Everything that costs something at a start.
+fn item() -> Value {
+    json!({
+        "author": "bench",
+        "baseLayerIsNodeRootfs": false,
+        "runtimes": [{"codename": "crun"}],
+        "quotas": {
+            "cpuDMIPSLimit": 1000, "ramLimit": 64 << 20, "pidsLimit": 32, "noFileLimit": 256, "tmpLimit": 1 << 20,
+            "stateLimit": 64 << 10, "storageLimit": 1 << 20, "downloadSpeed": 100_000, "uploadSpeed": 100_000,
+            "downloadLimit": 1_u64 << 40, "uploadLimit": 1_u64 << 40,
+        },
+        "permissions": {"bench": {"figure": "r"}},
+        "allowedConnections": {"other/80/tcp": {}},
+        "alertRules": {"ram": {"minTimeout": "PT10S", "minThreshold": 80.0, "maxThreshold": 95.0}},
+    })
+}
+
+/// Makes so many instances run and waits for them.
+fn set_instances(stage: &mut Stage, count: usize) -> Result<()> {
+    let wish = count.to_string();
+    match count {
+        0 => stage.operator.run(&["unassign", SYSTEM_ID, ITEM])?,
+        _ => stage.operator.run(&["assign", SYSTEM_ID, ITEM, "--instances", &wish])?,
+    };
+    stage.wait_status(&format!("{count} instances"), STEP_LIMIT, |status| {
+        let found = instances(status);
+        let active = found.iter().filter(|one| one.state == "active").count();
+        if found.len() == count && active == count { Ok(()) } else { Err(format!("{active} of {found:?}")) }
+    })?;
+    Ok(())
+}
+
+/// Milliseconds from the wish's arrival at the Service Manager until the last instance was active.
+fn start_time(stage: &Stage) -> Result<f64> {
+    let times: Vec<f64> =
+        stage.unit.instances().iter().filter_map(|one| one.get("startMs")?.as_f64()).collect();
+    let last = times.iter().copied().reduce(f64::max);
+    last.ok_or_else(|| Error::Unexpected("the Service Manager does not tell how long starts took".to_owned()))
+}
+
+/// The bundles of all instances, run by the bare runtime: milliseconds of each.
+fn bare_runs(stage: &Stage, dir: &Path) -> Result<Vec<f64>> {
+    let config: Value = {
+        let path = stage.unit.dir().join("sm.cfg");
+        let text = fs::read(&path).tried(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).map_err(|source| Error::Json { what: "sm.cfg".to_owned(), source })?
+    };
+    let word = |key: &str| {
+        let value = config.pointer(&format!("/runtimes/0/config/{key}")).and_then(Value::as_str);
+        value.map(PathBuf::from).ok_or_else(|| Error::Unexpected(format!("no '{key}' in sm.cfg")))
+    };
+    let (bundles, crun) = (word("runtimeDir")?, word("crunExecutable")?);
+    let mut names = Vec::new();
+    for instance in stage.unit.instances() {
+        let Some(id) = instance.get("id").and_then(Value::as_str) else { continue };
+        let folder = dir.join(id);
+        fs::create_dir_all(&folder).tried(|| format!("cannot make {}", folder.display()))?;
+        copy_bundle(&bundles.join(id).join("config.json"), &folder, id)?;
+        names.push(id.to_owned());
+    }
+    let script = r#"cd "$1" || exit 1
+        crun=$2; shift 2
+        for id in "$@"; do
+            begin=$EPOCHREALTIME
+            "$crun" --root "$PWD/state" run --detach --bundle "$PWD/$id" "bare-$id" </dev/null >/dev/null 2>"$PWD/$id/errors" || {
+                cat "$PWD/$id/errors" >&2; exit 1
+            }
+            end=$EPOCHREALTIME
+            echo $((${end/./} - ${begin/./}))
+        done
+        for id in "$@"; do "$crun" --root "$PWD/state" delete --force "bare-$id"; done"#;
+    let mut command = stage.unit.command("bash")?;
+    command.args(["-c", script, "bash"]).arg(dir).arg(crun).args(&names);
+    let output = command.output().tried(|| "cannot run the bare runtime".to_owned())?;
+    if !output.status.success() {
+        return Err(Error::Program {
+            program: "crun".to_owned(),
+            status: output.status.to_string(),
+            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        });
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().filter_map(|line| line.parse::<f64>().ok()).map(|micros| micros / 1000.0).collect())
+}
+
+/// A bundle like the given one, with a network namespace and a cgroup of its own.
+fn copy_bundle(config: &Path, folder: &Path, id: &str) -> Result<()> {
+    let text = fs::read(config).tried(|| format!("cannot read {}", config.display()))?;
+    let mut spec: Value = serde_json::from_slice(&text)
+        .map_err(|source| Error::Json { what: config.display().to_string(), source })?;
+    if let Some(namespaces) = spec.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut) {
+        for namespace in namespaces.iter_mut().filter_map(Value::as_object_mut) {
+            namespace.remove("path");
+        }
+    }
+    spec["linux"]["cgroupsPath"] = json!(format!("/bare/{id}"));
+    let path = folder.join("config.json");
+    fs::write(&path, spec.to_string()).tried(|| format!("cannot write {}", path.display()))
+}
+
+fn overheads(rows: &mut Rows, figures: &BTreeMap<usize, Vec<f64>>, bare: f64) {
+    rows.add_real("sm.bare.start", "ms", "`crun run` of one bundle, median", bare);
+    let mut all = Vec::new();
+    for (count, times) in figures {
+        // Instance counts are small.
+        #[expect(clippy::cast_precision_loss)]
+        let each = times.iter().map(|time| time / *count as f64 - bare);
+        let name = match count {
+            1 => "sm.start1.overhead",
+            10 => "sm.start10.overhead",
+            _ => "sm.start50.overhead",
+        };
+        for overhead in each {
+            rows.add_real(name, "ms", "an instance, above the bare runtime's median", overhead);
+            all.push(overhead);
+        }
+    }
+    all.sort_unstable_by(f64::total_cmp);
+    let note = "an instance, above the bare runtime's median; starts of 1, 10 and 50";
+    for (name, hundredth) in [("sm.start.overhead.p50", 50), ("sm.start.overhead.p99", 99)] {
+        let place = (all.len() * hundredth).div_ceil(100).saturating_sub(1);
+        if let Some(value) = all.get(place) {
+            rows.add_real(name, "ms", note, *value);
+        }
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+fn memory(stage: &Stage) -> Result<u64> {
+    let memory = stage.unit.memory();
+    let of = |word: &str| {
+        memory.get(word).map(|one| one.pss).ok_or_else(|| Error::Unexpected(format!("{word} does not run")))
+    };
+    Ok(of("sm")? + of("keep")?)
+}
+
+/// Seconds of processor time that SM and keeper have used.
+fn processor_time(stage: &Stage) -> Result<f64> {
+    let own = binaries::find("aos")?;
+    let mut used = Duration::ZERO;
+    for pid in stage.unit.node().processes() {
+        let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let word = process::arguments(pid).into_iter().nth(1).unwrap_or_default();
+        if program == own && ["sm", "keep"].contains(&word.as_str()) {
+            used += process::processor_time(pid)?;
+        }
+    }
+    Ok(used.as_secs_f64())
+}

@@ -5,9 +5,12 @@
 //! as [`Line::Exit`] to every connected client the moment they happen and stay stored until acknowledged,
 //! so one that was missed is found by [`Op::List`].
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use aos_names::Zone;
 
 /// Longest line either side accepts, bytes including the line feed.
 pub const MAX_LINE: usize = 256 * 1024;
@@ -57,6 +60,21 @@ pub enum Op {
         id: String,
         /// Process ID of the exit meant, so that a later one of the same name is not lost.
         pid: i32,
+    },
+    /// Answer the name questions of a network from now on, also after a restart of the keeper.
+    SetNames {
+        /// The network's table, in place of an earlier one.
+        zone: Zone,
+    },
+    /// Forget the names of a network.
+    DropNames {
+        /// The network; an unknown one is no error.
+        network: String,
+    },
+    /// Forget the names of every network that is not listed.
+    KeepNames {
+        /// The networks that stay.
+        networks: BTreeSet<String>,
     },
 }
 
@@ -140,7 +158,7 @@ pub enum Outcome {
         /// Exits not acknowledged.
         exits: Vec<Exit>,
     },
-    /// The exit is forgotten, or the end expected.
+    /// The exit is forgotten, the end expected, the names known.
     Acked,
 }
 

@@ -197,6 +197,7 @@ impl Server {
                 self.logs.stopping(&id, Instant::now());
                 Ok(Outcome::Acked)
             }
+            Op::SetNames { .. } | Op::DropNames { .. } | Op::KeepNames { .. } => Err(Refusal::Name),
             Op::Ack { id, pid } => self.table.ack(&id, pid).map(|()| Outcome::Acked).map_err(Refusal::Record),
         };
         let line = match answer {

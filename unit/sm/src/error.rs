@@ -111,6 +111,14 @@ pub enum Error {
     /// Something addressed is not there.
     #[error("{0} is not there")]
     NotFound(String),
+    /// Something belongs to somebody else.
+    #[error("{what} is taken by instance {by}")]
+    Taken {
+        /// What was asked for.
+        what: String,
+        /// Who has it.
+        by: String,
+    },
     /// Something is not built yet.
     #[error("{0} is not supported")]
     NotSupported(String),
@@ -219,6 +227,7 @@ impl Error {
             Self::Invalid { .. } | Self::Config(_) => AosCode::InvalidArgument,
             Self::NotFound(_) => AosCode::NotFound,
             Self::NotSupported(_) => AosCode::NotSupported,
+            Self::Taken { .. } => AosCode::AlreadyExists,
             Self::Limit { .. } => AosCode::NoMemory,
             Self::NotConnected { .. } | Self::Call { .. } => AosCode::Timeout,
             Self::Answer { info, .. } => info.code(),

@@ -7,6 +7,7 @@
 //! Not built yet: firewall rules, bandwidth limits, names of other instances. Between nodes a VLAN joins the
 //! bridges where the kernel has VLANs and there is a default route; else the network ends at this node.
 
+mod dns;
 mod links;
 mod names;
 mod netns;

@@ -3,14 +3,14 @@
 //! The keeper is a child of ours only in the process table; it has a session of its own and goes on when we
 //! end. When it dies, the link starts another one, which takes up what runs from its own records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use aos_keep::protocol::{Exit, Line, MAX_LINE, Op, Outcome, Request, SOCKET_NAME, Start, Watched};
+use aos_keep::protocol::{Exit, Line, MAX_LINE, Op, Outcome, Request, SOCKET_NAME, Start, Watched, Zone};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -87,6 +87,21 @@ impl Keeper {
         if !matches!(tokio::time::timeout(STOPPING_TIME, told).await, Ok(Ok(_))) {
             tracing::debug!("the keeper does not know that {id} is stopped on purpose");
         }
+    }
+
+    /// Lets the keeper answer the name questions of a network.
+    pub async fn set_names(&self, zone: Zone) -> Result<(), Error> {
+        self.call(Op::SetNames { zone }).await.map(|_| ())
+    }
+
+    /// Lets the keeper forget the names of a network.
+    pub async fn drop_names(&self, network: String) -> Result<(), Error> {
+        self.call(Op::DropNames { network }).await.map(|_| ())
+    }
+
+    /// Lets the keeper forget the names of all other networks.
+    pub async fn keep_names(&self, networks: BTreeSet<String>) -> Result<(), Error> {
+        self.call(Op::KeepNames { networks }).await.map(|_| ())
     }
 
     /// Lets the keeper forget an exit.

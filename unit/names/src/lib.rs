@@ -1,0 +1,5 @@
+//! Answers the name questions of service instances, one table for each network.
+
+mod zone;
+
+pub use zone::Zone;

@@ -115,7 +115,7 @@ pub fn inside(name: &str) -> ExitCode {
     let (_, test) = tests::ALL.iter().find(|(known, _)| *known == name).expect("no such test");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let limit = Duration::from_secs(100);
+        let limit = Duration::from_secs(280);
         let task = tokio::spawn(test());
         match tokio::time::timeout(limit, task).await {
             Ok(Ok(())) => ExitCode::SUCCESS,

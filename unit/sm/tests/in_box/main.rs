@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "waits poll a condition with a deadline")]
 
 mod boxed;
+mod churn;
 mod cm;
 mod image;
 mod logs;

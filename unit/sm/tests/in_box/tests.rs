@@ -13,6 +13,7 @@ use serde_json::json;
 use wire::sm_incoming_messages::SmIncomingMessage as ToSm;
 use wire::sm_outgoing_messages::SmOutgoingMessage as FromSm;
 
+use crate::churn::two_hundred_kills_during_churn_leave_nothing_behind;
 use crate::cm::wait_for;
 use crate::image::{Tar, base_layer, wish};
 use crate::logs::{
@@ -50,6 +51,7 @@ tests! {
     log_lines_have_times_and_crashes_are_told,
     the_system_log_comes_from_the_journal,
     killed_at_any_moment_an_instance_runs_once,
+    two_hundred_kills_during_churn_leave_nothing_behind,
 }
 
 const HTTP: &str =

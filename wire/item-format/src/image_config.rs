@@ -74,7 +74,7 @@ document!(ImageConfig);
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ContainerConfig {
-    /// Ports the process listens on: keys `port[/protocol]`, values without meaning.
+    /// Ports the process listens on: keys `port[-last][/protocol]`, values without meaning.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub exposed_ports: BTreeMap<String, serde_json::Value>,
     /// Environment, `NAME=value`.
@@ -94,8 +94,10 @@ pub struct ContainerConfig {
 /// One exposed port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExposedPort {
-    /// Number, 1..=65535.
+    /// First number, 1..=65535.
     pub port: u16,
+    /// Last number of a range, else the same.
+    pub last_port: u16,
     /// TCP unless named.
     pub protocol: Protocol,
 }
@@ -114,8 +116,10 @@ impl ContainerConfig {
 
 fn parse_port(text: &str) -> Option<ExposedPort> {
     let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let port = port.trim().parse().ok().filter(|port| *port != 0)?;
-    Some(ExposedPort { port, protocol: protocol.parse().ok()? })
+    let (first, last) = port.trim().split_once(['-', ':']).unwrap_or((port.trim(), port.trim()));
+    let (port, last_port): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    let in_order = port != 0 && port <= last_port;
+    in_order.then_some(ExposedPort { port, last_port, protocol: protocol.parse().ok()? })
 }
 
 /// The layers' content.

@@ -68,6 +68,36 @@ pub struct Wishes {
     pub allowed_connections: Vec<String>,
     /// Lines for `/etc/hosts`: address and name.
     pub hosts: Vec<(String, String)>,
+    /// Bandwidth out of the instance, kbit/s; `None` or 0 for no bound.
+    #[serde(default)]
+    pub upload_speed: Option<u64>,
+    /// Bandwidth into the instance, kbit/s; `None` or 0 for no bound.
+    #[serde(default)]
+    pub download_speed: Option<u64>,
+    /// Most bytes a day to public peers; `None` or 0 for no bound.
+    #[serde(default)]
+    pub upload_limit: Option<u64>,
+    /// Most bytes a day from public peers; `None` or 0 for no bound.
+    #[serde(default)]
+    pub download_limit: Option<u64>,
+}
+
+/// Bytes exchanged with public peers in the present period, a UTC day.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Received.
+    pub download: u64,
+    /// Sent.
+    pub upload: u64,
+}
+
+/// Traffic of the node and its instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// The node itself, without its instances.
+    pub system: Counters,
+    /// Instances whose network is up, by instance ID.
+    pub instances: BTreeMap<String, Counters>,
 }
 
 /// A network ready for a container.
@@ -160,6 +190,12 @@ impl NetworkManager {
     /// Networks of running instances, for the synchronisation after a connect.
     pub fn state(&self) -> Vec<wire::InstanceNetworkStateInfo> {
         self.view.borrow().running.iter().map(state_to_wire).collect()
+    }
+
+    /// Bytes of the present period.
+    #[allow(clippy::unused_async, reason = "filled in with the counters")]
+    pub async fn traffic(&self) -> Result<Traffic, Error> {
+        Err(Error::NotSupported("counting traffic".to_owned()))
     }
 
     /// Addresses of all known instances by instance ID.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::alert_rules::{self, AlertRules};
 use crate::connection::{AllowedConnection, BadConnection, write_connections};
+use crate::probes::Probes;
 use crate::several_forms::{NameOnly, names};
 use crate::{Document, document};
 
@@ -59,6 +60,9 @@ pub struct ItemConfig {
     /// Alerts on its resource usage.
     #[serde(skip_serializing_if = "AlertRules::is_empty")]
     pub alert_rules: AlertRules,
+    /// How it is found out whether an instance is ready and lives.
+    #[serde(skip_serializing_if = "Probes::is_empty")]
+    pub probes: Probes,
     /// The node's own root file system lies below the image's layers.
     pub base_layer_is_node_rootfs: bool,
     /// Start order relative to other items.
@@ -84,6 +88,7 @@ impl Default for ItemConfig {
             resources: Vec::new(),
             permissions: BTreeMap::new(),
             alert_rules: AlertRules::default(),
+            probes: Probes::default(),
             base_layer_is_node_rootfs: true,
             dependencies: Vec::new(),
         }
@@ -108,6 +113,7 @@ impl Document for ItemConfig {
         if self.offline_ttl.is_some_and(|ttl| ttl.get().is_zero()) {
             return Err(KeyError::new("offlineTTL", "must be longer than 0"));
         }
+        self.probes.check()?;
         self.alert_rules.check("alertRules")
     }
 }
@@ -307,6 +313,8 @@ struct Forms {
     permissions: BTreeMap<String, BTreeMap<String, String>>,
     #[serde(default, deserialize_with = "alert_rules::or_default")]
     alert_rules: AlertRules,
+    #[serde(default)]
+    probes: Probes,
     base_layer_is_node_rootfs: Option<bool>,
     #[serde(default)]
     dependencies: Vec<Dependency>,
@@ -338,6 +346,7 @@ impl TryFrom<Forms> for ItemConfig {
             resources: forms.resources,
             permissions: forms.permissions,
             alert_rules: forms.alert_rules,
+            probes: forms.probes,
             base_layer_is_node_rootfs: forms.base_layer_is_node_rootfs.unwrap_or(true),
             dependencies: forms.dependencies,
         })

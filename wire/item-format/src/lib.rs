@@ -10,6 +10,7 @@ mod connection;
 mod image_config;
 mod item_config;
 mod oci;
+mod probes;
 mod resource_file;
 mod several_forms;
 mod tree;
@@ -28,6 +29,7 @@ pub use item_config::{
     RunParameters,
 };
 pub use oci::{Descriptor, Index, Manifest, Platform, media_type, normalised_architecture};
+pub use probes::{HttpProbe, Probe, Probes, TcpProbe};
 pub use resource_file::{DeviceMapping, HostEntry, NodeResource, ResourceMount, read_resources};
 pub use tree::{BlobRole, ImageTree, TreeBlob, TreeError, TreeManifest};
 pub use unit_config::{NodeConfig, ResourceRatios, UnitConfig};

@@ -173,14 +173,15 @@ fn image_configurations_of_oci_and_of_older_tools() {
         "os.version": "1", "os.features": ["x"], "history": [{}],
         "config": {
             "Env": ["PATH=/bin"], "Entrypoint": ["/app"], "Cmd": ["--port", "80"], "WorkingDir": "/srv",
-            "ExposedPorts": {"8080/tcp": {}, "53/UDP": {}, "80": {}}, "User": "root", "Labels": {"a": "b"},
+            "ExposedPorts": {"8080/tcp": {}, "53/UDP": {}, "80": {}, "8089-8090/tcp": {}}, "User": "root", "Labels": {"a": "b"},
         },
         "rootfs": {"type": "layers", "diff_ids": [digest(1).to_string()]},
     }))
     .unwrap();
     assert_eq!(oci.config.arguments(), ["/app", "--port", "80"]);
-    let ports: Vec<_> = oci.config.ports().iter().map(|port| (port.port, port.protocol.as_str())).collect();
-    assert_eq!(ports, [(53, "udp"), (80, "tcp"), (8080, "tcp")]);
+    let ports: Vec<_> =
+        oci.config.ports().iter().map(|port| (port.port, port.last_port, port.protocol.as_str())).collect();
+    assert_eq!(ports, [(53, 53, "udp"), (80, 80, "tcp"), (8080, 8080, "tcp"), (8089, 8090, "tcp")]);
     assert_eq!(oci.rootfs.diff_ids, [digest(1)]);
     assert_eq!((oci.platform().os_version.as_str(), oci.platform().os_features.len()), ("1", 1));
     assert_eq!(ImageConfig::read(&oci.write()).unwrap(), oci);
@@ -189,8 +190,10 @@ fn image_configurations_of_oci_and_of_older_tools() {
     let lower = ImageConfig::from_value(json!({"config": {"env": ["A=1"], "cmd": null}})).unwrap();
     assert_eq!((lower.config.env.len(), lower.config.arguments().len()), (1, 0));
     assert_eq!(ImageConfig::read(b"{}").unwrap(), ImageConfig::default());
-    let bad_port = json!({"config": {"exposedPorts": {"0/tcp": {}}}});
-    assert!(ImageConfig::from_value(bad_port).unwrap_err().to_string().contains("config.exposedPorts"));
+    for port in ["0/tcp", "90-80/tcp", "1-65536", "80/icmp"] {
+        let bad_port = json!({"config": {"exposedPorts": {port: {}}}});
+        assert!(ImageConfig::from_value(bad_port).unwrap_err().to_string().contains("config.exposedPorts"));
+    }
 }
 
 #[test]
@@ -406,5 +409,39 @@ proptest! {
     fn no_document_panics(text in "[\\[\\]{}\":,a-zA-Z0-9. -]{0,80}") {
         let _ = (Index::read(text.as_bytes()), Manifest::read(text.as_bytes()), ItemConfig::read(text.as_bytes()));
         let _ = (UnitConfig::read(text.as_bytes()), ImageConfig::read(text.as_bytes()), text.parse::<AllowedConnection>());
+    }
+}
+
+#[test]
+fn probes_are_read_with_their_defaults_and_written_back() {
+    let text = br#"{"probes":{"startTimeout":"20s","readiness":{"exec":["/bin/ready","-q"],"period":"PT1S"},
+        "liveness":{"HTTP":{"port":"8080","path":"/alive"},"timeout":"500ms","failureThreshold":5}}}"#;
+    let item = ItemConfig::read(text).unwrap();
+    let liveness = item.probes.liveness.clone().unwrap();
+    assert_eq!(liveness.http, Some(HttpProbe { port: 8080, path: "/alive".into() }));
+    assert_eq!((liveness.failure_threshold, liveness.success_threshold), (5, 1));
+    assert_eq!(liveness.period.get().as_secs(), 10);
+    assert_eq!(item.probes.readiness.as_ref().unwrap().exec, ["/bin/ready", "-q"]);
+    assert_eq!(ItemConfig::read(&item.write()).unwrap(), item);
+    let silent = ItemConfig::default();
+    assert!(!String::from_utf8(silent.write()).unwrap().contains("probes"));
+}
+
+#[test]
+fn a_probe_that_makes_no_sense_is_refused_with_its_key() {
+    for (probe, key) in [
+        ("{}", "probes.liveness"),
+        (r#"{"exec":["a"],"tcp":{"port":1}}"#, "probes.liveness"),
+        (r#"{"tcp":{"port":0}}"#, "tcp.port"),
+        (r#"{"tcp":{"port":70000}}"#, "port"),
+        (r#"{"http":{"port":80,"path":"x"}}"#, "http.path"),
+        (r#"{"http":{"port":80,"path":"/a b"}}"#, "http.path"),
+        (r#"{"tcp":{"port":1},"period":"1ms"}"#, "period"),
+        (r#"{"tcp":{"port":1},"timeout":"2m"}"#, "timeout"),
+        (r#"{"tcp":{"port":1},"failureThreshold":0}"#, "failureThreshold"),
+    ] {
+        let text = format!(r#"{{"probes":{{"liveness":{probe}}}}}"#);
+        let error = ItemConfig::read(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(key), "{probe}: {error}");
     }
 }

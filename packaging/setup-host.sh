@@ -25,6 +25,12 @@ need iproute2 command -v ip
 need util-linux command -v nsenter
 need procps test -x /usr/bin/kill
 need busybox-static installed busybox-static
+# Disk quotas on file systems of the tests' own, and a second kernel (cgroup v2, VLANs, user quota) to test with.
+need e2fsprogs command -v mkfs.ext4
+need btrfs-progs command -v mkfs.btrfs
+need quota command -v quotaon
+need user-mode-linux command -v linux.uml
+need kmod test -x /sbin/modprobe
 # An emulated TPM 2.0 behind a resource manager, for the tests with keys in a TPM.
 need swtpm command -v swtpm
 need tpm2-tools command -v tpm2_getcap

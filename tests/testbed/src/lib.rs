@@ -27,6 +27,7 @@ pub mod service;
 pub mod site;
 pub mod stage;
 pub mod tls_probe;
+pub mod uml;
 pub mod unit;
 pub mod unit_config;
 pub mod wait;

@@ -52,6 +52,11 @@ impl Process {
         &self.log
     }
 
+    /// Whether the program has not ended yet.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().tried(|| format!("cannot look at {}", self.name))?.is_none())
+    }
+
     /// Fails with the end of its log when the program has ended.
     pub fn check_running(&mut self) -> Result<()> {
         match self.child.try_wait().tried(|| format!("cannot look at {}", self.name))? {

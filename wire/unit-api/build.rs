@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-const CONTRACTS: [&str; 9] = [
+const CONTRACTS: [&str; 10] = [
+    "aosrecovery/v1/noderecovery.proto",
     "common/v1/common.proto",
     "common/v2/common.proto",
     "communicationmanager/v3/updatescheduler.proto",

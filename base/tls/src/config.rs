@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier, version};
@@ -12,8 +13,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::time::{ClientsNotEarlier, NotEarlier};
-use crate::verify::ChainOnly;
-use crate::{IdentitySlot, TimeBasis, TlsError};
+use crate::verify::{ClientVerifier, ServerVerifier};
+use crate::{IdentitySlot, Roots, TimeBasis, TlsError};
 
 /// Largest file of root certificates that is read, bytes.
 const MAX_ROOTS_FILE: u64 = 1024 * 1024;
@@ -49,6 +50,8 @@ pub enum ClientAuth {
     Optional(Arc<RootCertStore>),
     /// A handshake without a certificate that chains to these roots and is valid now fails.
     Required(Arc<RootCertStore>),
+    /// The same, with roots that may change.
+    RequiredNow(Roots),
 }
 
 /// What a server presents.
@@ -97,7 +100,7 @@ pub fn roots_from_pem(text: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
 /// Configuration of a client that presents `identity`, or nothing. It offers no application protocol:
 /// [`grpc_channel`](crate::grpc_channel) adds its own, HTTP/1.1 and WebSocket need none.
 pub fn client_config(
-    roots: Arc<RootCertStore>,
+    roots: impl Into<Roots>,
     identity: Option<Arc<CertifiedKey>>,
     check: HostCheck,
 ) -> Result<Arc<ClientConfig>, TlsError> {
@@ -106,7 +109,7 @@ pub fn client_config(
 
 /// Configuration of a client that presents what `slot` holds when it connects.
 pub fn client_config_hot(
-    roots: Arc<RootCertStore>,
+    roots: impl Into<Roots>,
     slot: IdentitySlot,
     check: HostCheck,
 ) -> Result<Arc<ClientConfig>, TlsError> {
@@ -116,25 +119,14 @@ pub fn client_config_hot(
 /// The same, where the server's certificate is checked at the time of `basis`.
 pub fn client_config_at(
     basis: TimeBasis,
-    roots: Arc<RootCertStore>,
+    roots: impl Into<Roots>,
     slot: IdentitySlot,
     check: HostCheck,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let provider = provider();
-    let algorithms = provider.signature_verification_algorithms;
-    let builder = ClientConfig::builder_with_details(Arc::clone(&provider), Arc::new(basis));
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(basis));
+    let verifier = ServerVerifier::new(roots.into(), check).map_err(TlsError::Verifier)?;
     let builder = versions(builder)?.dangerous();
-    let builder = match check {
-        HostCheck::Verify => {
-            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-            let verifier = verifier.map_err(TlsError::Verifier)?;
-            builder.with_custom_certificate_verifier(Arc::new(NotEarlier(verifier)))
-        }
-        HostCheck::ChainOnly => {
-            let verifier = Arc::new(ChainOnly::new(roots, algorithms));
-            builder.with_custom_certificate_verifier(Arc::new(NotEarlier(verifier)))
-        }
-    };
+    let builder = builder.with_custom_certificate_verifier(Arc::new(NotEarlier(Arc::new(verifier))));
     let mut config = builder.with_client_cert_resolver(Arc::new(slot));
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
@@ -147,13 +139,15 @@ pub fn server_config(
     clients: ClientAuth,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = provider();
-    let verifier = |roots| WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
-    let verifier = match clients {
+    let fixed = |roots: Arc<RootCertStore>| ClientVerifier::new(roots.into());
+    let verifier: Arc<dyn ClientCertVerifier> = match clients {
         ClientAuth::None => WebPkiClientVerifier::no_client_auth(),
         ClientAuth::Optional(roots) => {
-            verifier(roots).allow_unauthenticated().build().map_err(TlsError::Verifier)?
+            let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+            builder.allow_unauthenticated().build().map_err(TlsError::Verifier)?
         }
-        ClientAuth::Required(roots) => verifier(roots).build().map_err(TlsError::Verifier)?,
+        ClientAuth::Required(roots) => Arc::new(fixed(roots).map_err(TlsError::Verifier)?),
+        ClientAuth::RequiredNow(roots) => Arc::new(ClientVerifier::new(roots).map_err(TlsError::Verifier)?),
     };
     let slot = match identity.into() {
         ServerIdentity::Fixed(key) => IdentitySlot::holding(key),

@@ -11,7 +11,7 @@ pub(crate) enum Failure {
     Time,
     /// The client certificate verified but cannot be read.
     Certificate,
-    /// The address has too many handshakes under way.
+    /// The address has too many handshakes under way, or too many connections.
     Address,
 }
 

@@ -3,11 +3,11 @@
 //! Handshakes run beside one another, bounded in number and time, and a failing one only costs a log line.
 //! One address may hold only a part of them: who comes beyond that from there is turned away, so that a few
 //! hosts which never finish their handshakes keep nobody else out. The number of open connections is bounded
-//! too; what comes beyond waits in the kernel's queue. [`ListenerCounts`] tells how it goes.
+//! too, on demand also by address; what comes beyond the whole waits in the kernel's queue. [`ListenerCounts`] tells how it goes.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,6 +26,7 @@ use tonic::transport::server::Connected;
 use crate::counts::{Failure, ListenerCounts};
 use crate::lean::LeanTls;
 use crate::opening::Opening;
+use crate::places::{Place, Places, source};
 use crate::{ConnectionPeer, PeerIdentity, TlsError};
 
 /// Pause after a failed accept (for example no file descriptors left), so that it cannot spin.
@@ -49,6 +50,8 @@ pub struct Limits {
     pub handshakes_per_address: usize,
     /// Connections at the same time, those in the handshake included.
     pub connections: usize,
+    /// The same from one IPv4 address or one IPv6 network of 64 bits; what comes beyond is turned away.
+    pub connections_per_address: usize,
     /// Time a handshake may take.
     pub handshake_time: Duration,
 }
@@ -59,6 +62,7 @@ impl Default for Limits {
             handshakes: 16,
             handshakes_per_address: 16,
             connections: 256,
+            connections_per_address: usize::MAX,
             handshake_time: Duration::from_secs(10),
         }
     }
@@ -83,6 +87,7 @@ pub struct Incoming {
     handshakes: JoinSet<Option<ServerConnection>>,
     /// Where the handshakes under way come from.
     shaking: HashMap<Id, IpAddr>,
+    places: Places,
     counts: Arc<ListenerCounts>,
 }
 
@@ -123,7 +128,8 @@ impl Incoming {
         let limits = Limits::default();
         let open = Arc::new(Semaphore::new(limits.connections));
         let (handshakes, shaking, counts) = (JoinSet::new(), HashMap::new(), Arc::default());
-        Ok(Self { listener, local, tls, limits, open, handshakes, shaking, counts })
+        let places = Places::default();
+        Ok(Self { listener, local, tls, limits, open, handshakes, shaking, places, counts })
     }
 
     /// Other bounds than the default ones.
@@ -160,12 +166,17 @@ impl Incoming {
                 (stream, address, permit) = next_stream(&self.listener, &self.open),
                     if self.handshakes.len() < self.limits.handshakes =>
                 {
-                    let slot = Slot::new(permit, Arc::clone(&self.counts));
+                    let source = source(address.ip());
+                    let Ok(place) = self.place(source) else {
+                        self.counts.failed(Failure::Address);
+                        tracing::debug!("connection from {address} refused: too many from there");
+                        continue;
+                    };
+                    let slot = Slot::new(permit, place, Arc::clone(&self.counts));
                     let Some(tls) = &self.tls else {
                         let peer = ConnectionPeer { address, identity: None };
                         return ServerConnection { stream: Stage::Plain(stream), peer, _slot: slot.taken() };
                     };
-                    let source = source(address.ip());
                     let under_way = self.shaking.values().filter(|from| **from == source).count();
                     if under_way >= self.limits.handshakes_per_address {
                         self.counts.failed(Failure::Address);
@@ -180,6 +191,15 @@ impl Incoming {
         }
     }
 
+    /// A place for a connection from `source`; none is needed where addresses are not counted.
+    fn place(&self, source: IpAddr) -> Result<Option<Place>, Crowded> {
+        let most = self.limits.connections_per_address;
+        if most >= self.limits.connections {
+            return Ok(None);
+        }
+        self.places.take(source, most).map(Some).ok_or(Crowded)
+    }
+
     /// The connections as a stream that never ends, for tonic's `serve_with_incoming`.
     pub fn into_stream(self) -> impl Stream<Item = io::Result<Opening<ServerConnection>>> {
         futures_util::stream::unfold(self, |mut incoming| async move {
@@ -188,6 +208,9 @@ impl Incoming {
         })
     }
 }
+
+/// An address has too many connections.
+struct Crowded;
 
 async fn next_stream(
     listener: &TcpListener,
@@ -207,17 +230,6 @@ async fn next_stream(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-/// What counts as one address: hosts have a whole IPv6 network of 64 bits to themselves.
-fn source(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -272,13 +284,14 @@ async fn shake_hands(tls: Tls, stream: TcpStream) -> io::Result<(Stage, Identity
 /// The place of a connection among those that may be open; free again when it is dropped.
 struct Slot {
     _permit: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
     counts: Arc<ListenerCounts>,
     taken: bool,
 }
 
 impl Slot {
-    fn new(permit: Option<OwnedSemaphorePermit>, counts: Arc<ListenerCounts>) -> Self {
-        Self { _permit: permit, counts, taken: false }
+    fn new(permit: Option<OwnedSemaphorePermit>, place: Option<Place>, counts: Arc<ListenerCounts>) -> Self {
+        Self { _permit: permit, _place: place, counts, taken: false }
     }
 
     /// The connection is ready and given out.

@@ -14,6 +14,8 @@ mod identity;
 mod incoming;
 mod lean;
 mod opening;
+mod places;
+mod roots;
 mod time;
 mod unix;
 mod verify;
@@ -28,6 +30,7 @@ pub use grpc::{ClientTlsStream, connect_tcp_tls, grpc_channel, grpc_server, plai
 pub use identity::{ConnectionPeer, IdentitySlot, PeerIdentity, peer_of};
 pub use incoming::{Incoming, Limits, Protocol, ServerConnection};
 pub use opening::Opening;
+pub use roots::Roots;
 pub use time::{TimeBasis, raise_time_floor, time_floor};
 pub use unix::{UnixConnection, UnixIncoming, unix_path};
 pub use verify::chains_to;

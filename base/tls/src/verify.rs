@@ -1,14 +1,18 @@
-//! Verification of a server's chain without its name.
+//! Verification of peers: chains without names, and roots that may change.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::roots::Made;
+use crate::{HostCheck, Roots};
 
 /// Whether a certificate of a component (leaf first, then its issuers) was signed under one of `roots`, for use
 /// by clients or servers. It is checked at the beginning of its validity: whether it has ended is not asked.
@@ -24,37 +28,105 @@ pub fn chains_to(roots: &Arc<RootCertStore>, chain: &[CertificateDer<'_>]) -> bo
             .is_ok_and(|verifier| verifier.verify_client_cert(leaf, intermediates, now).is_ok())
 }
 
-/// Accepts every server whose certificate chains to the roots, is valid now and may be used by servers.
+/// Checks the chain of servers against the present roots, and their names if so wanted.
 #[derive(Debug)]
-pub(crate) struct ChainOnly {
-    roots: Arc<RootCertStore>,
+pub(crate) struct ServerVerifier {
+    /// Where names are checked too.
+    made: Option<Made<WebPkiServerVerifier>>,
+    roots: Roots,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ChainOnly {
-    pub(crate) fn new(roots: Arc<RootCertStore>, algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self { roots, algorithms }
+impl ServerVerifier {
+    pub(crate) fn new(roots: Roots, check: HostCheck) -> Result<Self, VerifierBuilderError> {
+        let algorithms = crate::provider().signature_verification_algorithms;
+        let made = match check {
+            HostCheck::Verify => Some(Made::new(roots.clone(), for_servers)?),
+            HostCheck::ChainOnly => None,
+        };
+        Ok(Self { made, roots, algorithms })
     }
 }
 
-impl ServerCertVerifier for ChainOnly {
+fn for_servers(roots: Arc<RootCertStore>) -> Result<Arc<WebPkiServerVerifier>, VerifierBuilderError> {
+    WebPkiServerVerifier::builder_with_provider(roots, crate::provider()).build()
+}
+
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        if let Some(made) = &self.made {
+            return made.get(for_servers).verify_server_cert(leaf, intermediates, name, ocsp, now);
+        }
         let leaf = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &leaf,
-            &self.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
+        let (roots, algorithms) = (self.roots.get(), self.algorithms.all);
+        verify_server_cert_signed_by_trust_anchor(&leaf, &roots, intermediates, now, algorithms)?;
         Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Wants a certificate of every client and checks it against the present roots.
+#[derive(Debug)]
+pub(crate) struct ClientVerifier {
+    made: Made<dyn ClientCertVerifier>,
+    first: Arc<dyn ClientCertVerifier>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientVerifier {
+    pub(crate) fn new(roots: Roots) -> Result<Self, VerifierBuilderError> {
+        let made = Made::new(roots, for_clients)?;
+        let first = made.get(for_clients);
+        Ok(Self { made, first, algorithms: crate::provider().signature_verification_algorithms })
+    }
+}
+
+fn for_clients(roots: Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+    WebPkiClientVerifier::builder_with_provider(roots, crate::provider()).build()
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Names of other roots than those at the beginning cannot be lent; without any, a client shows what it has.
+        let present = self.made.get(for_clients);
+        if Arc::ptr_eq(&present, &self.first) { self.first.root_hint_subjects() } else { &[] }
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.made.get(for_clients).verify_client_cert(leaf, intermediates, now)
     }
 
     fn verify_tls12_signature(

@@ -7,12 +7,12 @@ use aos_cloud_pki::Pki;
 use aos_cloud_protocol::{Body, Direction, Envelope, limits, read, write};
 use aos_cloud_store::{NewOutgoing, OutboxRow, Store, Unit, Work, now_micros};
 use aos_ids::SystemId;
+use aos_recovery_protocol::Challenges;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use crate::error::FlowError;
 use crate::log_content::READERS;
-use crate::recovery::Challenges;
 use crate::uploads::Uploads;
 
 const PURPOSE: &str = "message for a Unit";

@@ -9,58 +9,18 @@ use aos_cloud_fleet::{Reason, Recorded, TOKEN_LIFE, also_due, may_recover};
 use aos_cloud_pki::{PkiError, signed_by};
 use aos_cloud_store::{AuditEntry, Certificate, RecordedLife, Store, Unit, Work, now_micros};
 use aos_recovery_protocol::{
-    CertificateOf, Certificates, CertificatesRequest, CsrOf, MAX_CSR, MAX_REQUESTS, Named, RefusedOf,
-    listing, statement,
+    CertificateOf, Certificates, CertificatesRequest, CsrOf, MAX_CSR, MAX_REQUESTS, Named, RefusedOf, listed,
+    stated,
 };
-use aws_lc_rs::{digest, hmac, rand};
+use aws_lc_rs::rand;
 
 use crate::certificates::{Signed, Wish, grant};
 use crate::error::FlowError;
 use crate::flows::{Flows, served};
 use crate::logs::hash;
 
-/// How long a challenge is good, seconds.
-const CHALLENGE_LIFE: i64 = 300;
-const NONCE: usize = 16;
-const MARK: usize = 32;
 const MAX_SYSTEM_ID: usize = 64;
 const REFUSED: FlowError = FlowError::Forbidden("this does not prove to be a Unit in service");
-
-/// Makes and knows challenges. Those of a former run are unknown.
-pub(crate) struct Challenges(Option<hmac::Key>);
-
-impl Challenges {
-    /// With a key of its own.
-    pub(crate) fn new() -> Self {
-        let mut key = [0; MARK];
-        Self(rand::fill(&mut key).ok().map(|()| hmac::Key::new(hmac::HMAC_SHA256, &key)))
-    }
-
-    fn make(&self, system_id: &str, now: i64) -> Result<String, FlowError> {
-        let mut text = Vec::with_capacity(8 + NONCE + MARK);
-        text.extend_from_slice(&(now + CHALLENGE_LIFE).to_be_bytes());
-        let no_numbers = || FlowError::Pki(PkiError::Crypto("draw a challenge"));
-        let key = self.0.as_ref().ok_or_else(no_numbers)?;
-        let mut nonce = [0; NONCE];
-        rand::fill(&mut nonce).map_err(|_| no_numbers())?;
-        text.extend_from_slice(&nonce);
-        let mark = hmac::sign(key, &marked(&text, system_id));
-        text.extend_from_slice(mark.as_ref());
-        Ok(hex::encode(text))
-    }
-
-    fn knows(&self, challenge: &str, system_id: &str, now: i64) -> bool {
-        let Ok(bytes) = hex::decode(challenge) else { return false };
-        let Some((text, mark)) = bytes.split_at_checked(8 + NONCE) else { return false };
-        let Some(end) = text.first_chunk().map(|end| i64::from_be_bytes(*end)) else { return false };
-        let ours = |key| hmac::verify(key, &marked(text, system_id), mark).is_ok();
-        end >= now && self.0.as_ref().is_some_and(ours)
-    }
-}
-
-fn marked(text: &[u8], system_id: &str) -> Vec<u8> {
-    [text, system_id.as_bytes()].concat()
-}
 
 /// How a request is proved.
 enum Proof {
@@ -101,7 +61,8 @@ impl Flows {
         if system_id.is_empty() || system_id.len() > MAX_SYSTEM_ID {
             return Err(FlowError::Invalid("systemId has 1 to 64 bytes".to_owned()));
         }
-        self.inner.challenges.make(system_id, now_micros() / 1_000_000)
+        let made = self.inner.challenges.make(system_id, now_micros() / 1_000_000);
+        made.ok_or(FlowError::Pki(PkiError::Crypto("draw a challenge")))
     }
 
     /// Makes a token for one recovery of a Unit, good for a day; the one before is worth nothing any more.
@@ -124,30 +85,38 @@ impl Flows {
         if !self.inner.challenges.knows(&challenge, &system_id, now_micros() / 1_000_000) {
             return Err(FlowError::Forbidden("the challenge is unknown or too old"));
         }
-        let listed = digest::digest(&digest::SHA256, &listing(&requests));
         let proof = match (signature, token) {
             (_, Some(token)) => {
-                Proof::Token { hash: hash(token.expose()), purpose: listed.as_ref().to_vec() }
+                Proof::Token { hash: hash(token.expose()), purpose: listed(&requests).to_vec() }
             }
             (Some(signature), None) => Proof::Signature {
-                statement: statement(&challenge, &system_id, listed.as_ref()),
+                statement: stated(&challenge, &system_id, &requests),
                 signature: hex::decode(signature).map_err(|_| REFUSED)?,
             },
             (None, None) => return Err(REFUSED),
         };
         let id = system_id.clone();
         // Whoever proves nothing gets no signature of ours.
-        let (unit, proof) = self
+        let (unit, proof, requests, refused) = self
             .store
             .transact(move |work| {
                 let unit = proved(work, &id, &proof)?;
-                Ok::<_, FlowError>((unit, proof))
+                let held = work.certificates(&unit.id)?;
+                let (good, bad): (Vec<_>, Vec<_>) =
+                    requests.into_iter().partition(|request| is_its_own(request, &held));
+                Ok::<_, FlowError>((unit, proof, good, bad))
             })
             .await?;
         let wish = |one: CsrOf| Wish { node_id: one.node, cert_type: one.cert_type, csr: one.csr };
         let signed = self.sign(system_id, requests.into_iter().map(wish).collect()).await?;
         let percent = self.inner.patience.renew_at_percent.max(1);
-        let answer = issue_recovered(&self.store, unit.system_uid.clone(), proof, signed, percent).await?;
+        let mut answer =
+            issue_recovered(&self.store, unit.system_uid.clone(), proof, signed, percent).await?;
+        answer.refused.extend(refused.into_iter().map(|one| RefusedOf {
+            cert_type: one.cert_type,
+            node: one.node,
+            reason: "what the node proved with is no certificate of it, or was revoked".to_owned(),
+        }));
         tracing::info!(unit = unit.system_uid, "recovered {} certificates", answer.certificates.len());
         for one in &answer.refused {
             tracing::warn!(
@@ -160,6 +129,14 @@ impl Flows {
         }
         Ok(answer)
     }
+}
+
+/// Whether a node that asked the main node proved with a certificate of its own.
+fn is_its_own(request: &CsrOf, held: &[Certificate]) -> bool {
+    let same = |serial: &String, one: &Certificate| {
+        one.node_id == request.node && one.serial.trim_start_matches('0') == serial.trim_start_matches('0')
+    };
+    request.proved_by.as_ref().is_none_or(|serial| held.iter().any(|one| same(serial, one)))
 }
 
 fn check(requests: &[CsrOf]) -> Result<(), FlowError> {
@@ -256,24 +233,5 @@ pub(crate) fn recorded(life: &RecordedLife) -> Recorded<'_> {
         not_after: life.not_after,
         issued_at: life.issued_at / 1_000_000,
         revoked: life.revoked,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_challenge_is_for_one_unit_and_some_minutes() {
-        let challenges = Challenges::new();
-        let made = challenges.make("unit", 1000).unwrap();
-        assert!(challenges.knows(&made, "unit", 1000 + CHALLENGE_LIFE));
-        assert!(!challenges.knows(&made, "unit", 1001 + CHALLENGE_LIFE));
-        assert!(!challenges.knows(&made, "other", 1000));
-        assert!(!Challenges::new().knows(&made, "unit", 1000), "of another run");
-        assert_ne!(made, challenges.make("unit", 1000).unwrap());
-        for bad in ["", "00", "xyz", &made[2..], &made[..made.len() - 2]] {
-            assert!(!challenges.knows(bad, "unit", 0), "{bad}");
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aos_supervise::{Shutdown, TaskTree};
-use aos_tls::{ClientAuth, IdentitySlot};
+use aos_tls::{ClientAuth, IdentitySlot, Roots};
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
@@ -15,8 +15,9 @@ use crate::currentnode::CurrentNode;
 use crate::database::Store;
 use crate::iamserver::access::{DEFAULT_RULES, Rules};
 use crate::iamserver::{self, API_VERSION, Access, Api, Listener, MAX_CERT_SUBSCRIPTIONS};
+use crate::identhandler::IdentHandler;
 use crate::localstatus::{self, Sources};
-use crate::nodemanager::Side;
+use crate::nodemanager::{NodeManager, Side};
 use crate::worker::{self, Worker};
 use crate::{
     Error, config, iamclient, identhandler, lifecycle, nodemanager, ownidentity, permhandler,
@@ -102,15 +103,11 @@ impl App {
         let access = access.map(|slot| Access::new(caller_rules(&config), certs.watch(), slot));
         let link = iamclient::open(&config, &certs, &own, &provisioning, slot)?;
         let (public_addr, protected_addr) = (public.address(), protected.address());
-        if let Some(identity) = identity.clone().filter(|_| !args.provisioning && config.node.is_main()) {
-            let roots = aos_tls::roots_from_pem_file(&config.raw.ca_cert).map_err(|source| Error::Tls {
-                doing: format!("use caCert '{}'", config.raw.ca_cert.display()),
-                source: Box::new(source),
-            })?;
-            let (node, run_dir) = (own.clone(), run_dir.clone());
-            let (certs, nodes) = (certs.clone(), nodes.clone());
-            let parts = lifecycle::Parts { certs, identity, node, nodes, roots, run_dir };
-            lifecycle::start(&mut tree, &config, parts);
+        let mut recovery = None;
+        if let Some(from) = giver(&config, identity.clone(), nodes.clone()).filter(|_| !args.provisioning) {
+            let (certs, node, run_dir) = (certs.clone(), own.clone(), run_dir.clone());
+            let parts = lifecycle::Parts { certs, node, roots: roots(&config)?, run_dir, from };
+            recovery = lifecycle::start(&mut tree, &config, parts);
         }
         let api = Api {
             certs: certs.clone(),
@@ -121,6 +118,7 @@ impl App {
             provisioning,
             permissions,
             access,
+            recovery,
             subscriptions: Arc::new(Semaphore::new(MAX_CERT_SUBSCRIPTIONS)),
             stop: Shutdown::new(),
         };
@@ -158,6 +156,28 @@ impl App {
     pub async fn run(self) -> Result<(), Error> {
         Ok(self.tree.run(STOP_DEADLINE).await?)
     }
+}
+
+/// Who renews certificates of this node that nobody else renews.
+fn giver(
+    config: &Checked,
+    identity: Option<IdentHandler>,
+    nodes: Option<NodeManager>,
+) -> Option<lifecycle::From> {
+    let main = &config.raw.main_iam_public_server_url;
+    match identity {
+        Some(identity) if config.node.is_main() => Some(lifecycle::From::Cloud { identity, nodes }),
+        _ if config.node.is_main() || main.is_empty() => None,
+        _ => Some(lifecycle::From::MainNode(main.clone())),
+    }
+}
+
+/// The roots for checking peers, followed through changes of their file.
+fn roots(config: &Checked) -> Result<Roots, Error> {
+    Roots::from_file(&config.raw.ca_cert).map_err(|source| Error::Tls {
+        doing: format!("use caCert '{}'", config.raw.ca_cert.display()),
+        source: Box::new(source),
+    })
 }
 
 /// The built-in rules, with those of the configuration in their place.
@@ -201,8 +221,7 @@ async fn listen(
         let public = open(public_url, None, "public").await?;
         return Ok((public, open(protected_url, None, "protected").await?, None));
     }
-    let roots = aos_tls::roots_from_pem_file(&config.raw.ca_cert)
-        .map_err(failed(format!("use caCert '{}'", config.raw.ca_cert.display())))?;
+    let roots = roots(config)?;
     let (slot, shown) = ownidentity::load(certs, &config.raw.cert_storage).await?;
     let (followed, certs) = (slot.clone(), certs.clone());
     tree.spawn("own certificate", |stop| ownidentity::follow(certs, followed, shown, stop));
@@ -210,7 +229,7 @@ async fn listen(
     let tls = |clients| aos_tls::server_config(slot.clone(), clients);
     let public_tls = tls(ClientAuth::None).map_err(failed("make the public server's TLS".into()))?;
     let protected_tls =
-        tls(ClientAuth::Required(roots)).map_err(failed("make the protected server's TLS".into()))?;
+        tls(ClientAuth::RequiredNow(roots)).map_err(failed("make the protected server's TLS".into()))?;
     let public = open(public_url, Some(&public_tls), "public").await?;
     let protected = open(protected_url, Some(&protected_tls), "protected").await?;
     Ok((public, protected, Some(slot)))

@@ -111,6 +111,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Somebody does not prove what they have to.
+    #[error("{0}")]
+    Refused(&'static str),
     /// No answer in time.
     #[error("{0}")]
     Timeout(String),

@@ -5,10 +5,19 @@
 //! signature by the key of the Unit's unexpired `offline` certificate, or an operator's one-time token. What
 //! is signed names challenge, Unit and the digest of all requests, so that a proof is good for nothing else.
 //! Bodies are JSON of at most [`MAX_BODY`] bytes; what fails is a status and a [`Refusal`].
+//!
+//! A node other than the main one asks the main node's manager in the same way over gRPC, with the same
+//! challenges and statements; the main node asks the cloud in its stead.
+
+mod challenges;
+mod proof;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use challenges::{CHALLENGE_LIFE, Challenges};
+pub use proof::{listed, signed_by, stated};
 
 /// Path of the first request: [`ChallengeRequest`] to [`Challenge`].
 pub const CHALLENGE_PATH: &str = "/recovery/v1/challenge";
@@ -72,6 +81,10 @@ pub struct CsrOf {
     pub node: String,
     /// The request, PEM, at most [`MAX_CSR`] bytes.
     pub csr: String,
+    /// Serial number (hexadecimal) of the certificate by whose key a node proved to the main node that it asks
+    /// for this itself. The request is refused unless it was issued for that node and not revoked.
+    #[serde(rename = "provedBy", default, skip_serializing_if = "Option::is_none")]
+    pub proved_by: Option<String>,
 }
 
 /// Asks for certificates.
@@ -153,10 +166,17 @@ pub struct Refusal {
 
 const DOMAIN: &[u8] = b"Aos certificate recovery 1";
 
+/// Stands where the length of a part would, before a request with four parts.
+const FOUR_PARTS: u64 = u64::MAX;
+
 /// All requests as one text whose SHA-256 goes into the [`statement`]. Every part has its length before it.
 pub fn listing(requests: &[CsrOf]) -> Vec<u8> {
     let mut text = Vec::new();
     for one in requests {
+        if let Some(serial) = &one.proved_by {
+            text.extend_from_slice(&FOUR_PARTS.to_be_bytes());
+            append(&mut text, serial.as_bytes());
+        }
         for part in [&one.cert_type, &one.node, &one.csr] {
             append(&mut text, part.as_bytes());
         }
@@ -183,7 +203,7 @@ mod tests {
     use super::*;
 
     fn csr(cert_type: &str, node: &str, csr: &str) -> CsrOf {
-        CsrOf { cert_type: cert_type.into(), node: node.into(), csr: csr.into() }
+        CsrOf { cert_type: cert_type.into(), node: node.into(), csr: csr.into(), proved_by: None }
     }
 
     #[test]
@@ -191,6 +211,8 @@ mod tests {
         let one = listing(&[csr("ab", "c", "d")]);
         assert_ne!(one, listing(&[csr("a", "bc", "d")]));
         assert_ne!(one, listing(&[csr("ab", "c", ""), csr("", "", "d")]));
+        let proved = CsrOf { proved_by: Some("e".into()), ..csr("ab", "c", "d") };
+        assert_ne!(one, listing(&[proved]));
         assert_ne!(statement("ab", "c", b"d"), statement("a", "bc", b"d"));
         assert!(statement("x", "y", b"").windows(DOMAIN.len()).any(|part| part == DOMAIN));
     }

@@ -65,6 +65,15 @@ pub mod iamanager {
     }
 }
 
+/// Our own addition: what a node whose certificates have ended may ask of the main node.
+pub mod aosrecovery {
+    /// The only generation.
+    #[allow(missing_docs, clippy::all, clippy::pedantic)]
+    pub mod v1 {
+        tonic::include_proto!("aosrecovery.v1");
+    }
+}
+
 /// Services between Communication Manager and Service Managers.
 pub mod servicemanager {
     /// Registration streams, blob addresses and instance networks.

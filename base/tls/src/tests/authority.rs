@@ -12,6 +12,7 @@ use crate::{provider, roots_from_pem};
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(super) roots: Arc<RootCertStore>,
+    pub(super) pem: String,
 }
 
 impl Authority {
@@ -22,7 +23,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key).unwrap();
         let roots = roots_from_pem(certificate.pem().as_bytes()).unwrap();
-        Self { issuer: Issuer::new(params, key), roots }
+        Self { issuer: Issuer::new(params, key), roots, pem: certificate.pem() }
     }
 
     /// A certificate for any use, valid now.

@@ -18,12 +18,12 @@ use crate::{
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-async fn listen(config: &Arc<ServerConfig>) -> Incoming {
+pub(super) async fn listen(config: &Arc<ServerConfig>) -> Incoming {
     Incoming::bind_tls("127.0.0.1:0", config, Protocol::Http1).await.unwrap()
 }
 
 /// Greets every connection and reports who came.
-fn greet(mut incoming: Incoming) -> (u16, tokio::sync::mpsc::Receiver<ConnectionPeer>) {
+pub(super) fn greet(mut incoming: Incoming) -> (u16, tokio::sync::mpsc::Receiver<ConnectionPeer>) {
     let port = incoming.local_addr().port();
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
     tokio::spawn(async move {
@@ -39,7 +39,7 @@ fn greet(mut incoming: Incoming) -> (u16, tokio::sync::mpsc::Receiver<Connection
 }
 
 /// Connects and reads the greeting. With TLS 1.3 a client learns of its refusal from the first read only.
-async fn greeting(port: u16, config: Arc<ClientConfig>, name: &str) -> Result<String, io::Error> {
+pub(super) async fn greeting(port: u16, config: Arc<ClientConfig>, name: &str) -> Result<String, io::Error> {
     let work = async {
         let mut stream = connect_tcp_tls("127.0.0.1", port, config, name).await.map_err(io::Error::other)?;
         let mut text = String::new();
@@ -182,6 +182,7 @@ async fn a_stalled_handshake_ends_in_time_and_holds_up_nobody() {
         handshakes_per_address: 2,
         connections: 3,
         handshake_time: Duration::from_millis(300),
+        ..Limits::default()
     };
     let incoming = listen(&server_config(ca.issue("server"), ClientAuth::None).unwrap()).await;
     let (port, _came) = greet(incoming.with_limits(limits));
@@ -207,6 +208,7 @@ async fn one_address_cannot_take_all_handshakes() {
         handshakes_per_address: 2,
         connections: 16,
         handshake_time: Duration::from_mins(1),
+        ..Limits::default()
     };
     let incoming = listen(&server_config(ca.issue("server"), ClientAuth::None).unwrap()).await;
     let counts = incoming.counts();
@@ -246,6 +248,54 @@ async fn one_address_cannot_take_all_handshakes() {
         }
     };
     tokio::time::timeout(DEADLINE, closed).await.unwrap();
+}
+
+// A client that has shaken hands and answers every ping would otherwise stay for ever.
+#[tokio::test]
+async fn one_address_cannot_take_all_connections() {
+    let ca = Authority::new("CA");
+    let limits = Limits { connections: 4, connections_per_address: 2, ..Limits::default() };
+    for tls in [true, false] {
+        let incoming = if tls {
+            listen(&server_config(ca.issue("server"), ClientAuth::None).unwrap()).await
+        } else {
+            Incoming::bind_plain("127.0.0.1:0").await.unwrap()
+        };
+        let counts = incoming.counts();
+        let mut incoming = incoming.with_limits(limits);
+        let port = incoming.local_addr().port();
+        let (held, mut open) = tokio::sync::mpsc::channel(16);
+        tokio::spawn(async move {
+            loop {
+                let connection = incoming.accept().await;
+                let _ = held.send(connection).await;
+            }
+        });
+        let connect = async |from: &str| {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(from.parse().unwrap()).unwrap();
+            let stream = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
+            if tls {
+                let name = rustls_pki_types::ServerName::try_from("server").unwrap();
+                let connector = tokio_rustls::TlsConnector::from(client(&ca, None));
+                return connector.connect(name, stream).await.map(|stream| stream.into_inner().0);
+            }
+            Ok(stream)
+        };
+        let _one = connect("127.0.0.1:0").await.unwrap();
+        let two = connect("127.0.0.1:0").await.unwrap();
+        let (_first, second) = (open.recv().await.unwrap(), open.recv().await.unwrap());
+        if let Ok(mut third) = connect("127.0.0.1:0").await {
+            let ended = tokio::time::timeout(DEADLINE, third.read(&mut [0; 16])).await.unwrap();
+            assert!(matches!(ended, Ok(0) | Err(_)), "turned away");
+        }
+        assert_eq!(counts.failures()[3], ("address", 1));
+        let _other = connect("127.0.0.2:0").await.unwrap();
+        assert_eq!(open.recv().await.unwrap().peer().address.ip().to_string(), "127.0.0.2");
+        drop((two, second));
+        let _again = connect("127.0.0.1:0").await.unwrap();
+        assert_eq!(open.recv().await.unwrap().peer().address.ip().to_string(), "127.0.0.1");
+    }
 }
 
 #[tokio::test]

@@ -4,4 +4,5 @@ mod authority;
 mod grpc;
 mod handshake;
 mod lean;
+mod roots;
 mod time;

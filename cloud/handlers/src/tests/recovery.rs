@@ -32,7 +32,7 @@ async fn offline_key(world: &World, cloud: &Cloud) -> KeyPair {
 }
 
 fn wanted(cert_type: &str, node: &str, csr: String) -> CsrOf {
-    CsrOf { cert_type: cert_type.to_owned(), node: node.to_owned(), csr }
+    CsrOf { cert_type: cert_type.to_owned(), node: node.to_owned(), csr, proved_by: None }
 }
 
 fn unproved(cloud: &Cloud, requests: Vec<CsrOf>) -> CertificatesRequest {
@@ -79,6 +79,32 @@ async fn the_offline_key_recovers_a_unit() {
     let again = cloud.flows.recover(signed(&cloud, &key, requests)).await.unwrap();
     assert_eq!(again.certificates, answer.certificates);
     assert_eq!(cloud.certificates().await.len(), held.len());
+}
+
+// A node other than the main one asks by the key of a certificate of its own, which only we know to be good.
+#[tokio::test]
+async fn what_a_node_proved_with_must_be_its_own_and_not_revoked() {
+    let world = World::new();
+    let cloud = world.cloud().await;
+    let key = offline_key(&world, &cloud).await;
+    let of_node = |held: &[Certificate], node: &str| {
+        held.iter().find(|one| one.cert_type == "sm" && one.node_id == node).map(|one| one.serial.clone())
+    };
+    let serial = of_node(&cloud.certificates().await, "main").unwrap();
+    let by = |node: &str, serial: &str| {
+        vec![CsrOf { proved_by: Some(serial.to_owned()), ..wanted("sm", node, csr(None)) }]
+    };
+    let ask = async |requests| cloud.flows.recover(signed(&cloud, &key, requests)).await.unwrap();
+    let answer = ask(by("main", &serial)).await;
+    assert_eq!((answer.certificates.len(), answer.refused.len()), (1, 0), "{answer:?}");
+    for (node, serial) in [("main-2", serial.as_str()), ("main", "00"), ("main", "")] {
+        let answer = ask(by(node, serial)).await;
+        assert_eq!(answer.certificates.len(), 0, "{node} {serial}");
+        assert!(answer.refused[0].reason.contains("proved"), "{answer:?}");
+    }
+    let (unit_id, revoked) = (cloud.unit.id.clone(), serial.clone());
+    cloud.store.transact(move |work| work.revoke_serial(&unit_id, &revoked)).await.unwrap();
+    assert_eq!(ask(by("main", &serial)).await.certificates.len(), 0, "revoked");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aos_supervise::Shutdown;
-use aos_tls::{HostCheck, IdentitySlot, TlsError};
+use aos_tls::{HostCheck, IdentitySlot, Roots, TlsError};
 use aos_unit_api::iamanager::v6::iam_public_nodes_service_client::IamPublicNodesServiceClient as Client6;
 use aos_unit_api::iamanager::v7::iam_incoming_messages::IamIncomingMessage as Request;
 use aos_unit_api::iamanager::v7::iam_outgoing_messages::IamOutgoingMessage as Message;
@@ -83,7 +83,7 @@ pub fn open(
         return Ok(None);
     }
     let tls = |slot| {
-        aos_tls::roots_from_pem_file(&raw.ca_cert)
+        Roots::from_file(&raw.ca_cert)
             .and_then(|roots| aos_tls::client_config_hot(roots, slot, HostCheck::ChainOnly))
             .map(Credentials::Tls)
     };

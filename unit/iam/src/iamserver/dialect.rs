@@ -240,7 +240,7 @@ async fn carry<D: Dialect>(
                         continue;
                     }
                 },
-                Some(Err(reason)) => Err(Status::internal(reason)),
+                Some(Err(end)) => Err(Status::internal(crate::error::chain(&end))),
                 None => return,
             },
         };

@@ -12,6 +12,9 @@ const SOCKET_MODE: u32 = 0o666;
 /// from where it comes from.
 const HANDSHAKES: usize = 64;
 
+/// Connections that one address may hold of the 256; the components of a node share theirs and need a dozen.
+const CONNECTIONS_PER_ADDRESS: usize = 128;
+
 /// A listening server socket.
 pub enum Listener {
     /// TCP.
@@ -30,7 +33,11 @@ impl Listener {
             Some(tls) => Incoming::bind_tls(address, tls, Protocol::Grpc).await?,
             None => Incoming::bind_plain(address).await?,
         };
-        let limits = Limits { handshakes: HANDSHAKES, ..Limits::default() };
+        let limits = Limits {
+            handshakes: HANDSHAKES,
+            connections_per_address: CONNECTIONS_PER_ADDRESS,
+            ..Limits::default()
+        };
         Ok(Self::Tcp(Box::new(incoming.with_limits(limits))))
     }
 

@@ -6,6 +6,7 @@
 //! served side by side: 6 is implemented, the others translate.
 
 use aos_supervise::Shutdown;
+use aos_unit_api::aosrecovery::v1::node_recovery_service_server::NodeRecoveryServiceServer;
 use aos_unit_api::iamanager::version::iam_version_service_server::IamVersionServiceServer;
 use aos_unit_api::iamanager::{v5, v6, v7};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::Error;
 use crate::certhandler::CertHandler;
 use crate::currentnode::NodeInfo;
 use crate::identhandler::IdentHandler;
+use crate::lifecycle::Gate;
 use crate::nodemanager::{NodeManager, Side};
 use crate::permhandler::PermHandler;
 use crate::provisionmanager::ProvisionManager;
@@ -30,6 +32,7 @@ mod generation7;
 mod listener;
 mod protected;
 mod public;
+mod recovery;
 mod streams;
 
 pub use access::Access;
@@ -68,6 +71,8 @@ pub struct Api {
     pub permissions: Option<PermHandler>,
     /// Who may call protected services; `None`: every holder of a certificate.
     pub access: Option<Access>,
+    /// What nodes may ask whose certificates have ended; main node only, where the cloud can be asked.
+    pub recovery: Option<Gate>,
     /// Room for subscriptions of certificates.
     pub subscriptions: Arc<Semaphore>,
     /// Ends the streams of the server.
@@ -132,6 +137,9 @@ fn public_services(api: &Api, side: Side) -> Router {
     }
     aos_tls::grpc_server()
         .add_service(IamVersionServiceServer::new(public()).max_decoding_message_size(MAX_MESSAGE))
+        .add_optional_service(api.recovery.clone().map(|gate| {
+            NodeRecoveryServiceServer::new(recovery::Recovery(gate)).max_decoding_message_size(MAX_MESSAGE)
+        }))
         .add_service(of!(v5, iam_public_service_server, IamPublicServiceServer))
         .add_service(of!(v6, iam_public_current_node_service_server, IamPublicCurrentNodeServiceServer))
         .add_service(of!(v7, iam_public_current_node_service_server, IamPublicCurrentNodeServiceServer))

@@ -5,38 +5,30 @@
 //! gives is checked against our roots before it is stored: the server was perhaps verified at an old time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use aos_recovery_protocol::{
     CERTIFICATES_PATH, CHALLENGE_PATH, CertificateOf, Certificates, CertificatesRequest, Challenge,
-    ChallengeRequest, CsrOf, Named, Token, listing, statement,
+    ChallengeRequest, CsrOf, Named, Token, stated,
 };
-use aos_tls::TimeBasis;
+use aos_tls::{Roots, TimeBasis};
 use aos_unit_api::iamanager::v6::{ApplyCertRequest, CreateKeyRequest};
 use aos_unit_api::iamanager::v7::iam_incoming_messages::IamIncomingMessage as ToNode;
 use aos_unit_api::iamanager::v7::iam_outgoing_messages::IamOutgoingMessage as FromNode;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{RootCertStore, SignatureScheme};
 use url::Url;
 
-use crate::Error;
+use super::proof::{Prover, check_given};
 use crate::certhandler::CertHandler;
 use crate::nodemanager::NodeManager;
+use crate::{Error, killpoint};
 
 const OFFLINE: &str = "offline";
 const IAM: &str = "iam";
-const SCHEMES: [SignatureScheme; 3] = [
-    SignatureScheme::RSA_PKCS1_SHA256,
-    SignatureScheme::ECDSA_NISTP384_SHA384,
-    SignatureScheme::ECDSA_NISTP256_SHA256,
-];
 
 /// What an exchange needs.
 pub struct Exchange {
     pub(super) certs: CertHandler,
     pub(super) nodes: Option<NodeManager>,
-    pub(super) roots: Arc<RootCertStore>,
+    pub(super) roots: Roots,
     /// Requests without answer, by node and type.
     pub(super) csrs: BTreeMap<(String, String), String>,
 }
@@ -85,35 +77,20 @@ impl Exchange {
         token: Option<&Token>,
         outcome: &mut Outcome,
     ) -> Result<Vec<Named>, Error> {
-        // A token must not be given to somebody whose certificate has ended; a signature says nothing new.
-        let basis = if token.is_some() { TimeBasis::Clock } else { TimeBasis::Floor };
-        let roots = Arc::clone(&self.roots);
-        let asked = ChallengeRequest { system_id: system_id.to_owned() };
-        let Challenge { challenge } =
-            super::https::post(server, CHALLENGE_PATH, &asked, &roots, basis).await?;
+        let challenge = self.challenge(server, system_id, basis(token)).await?;
         let mut requests = Vec::with_capacity(named.len());
         for one in named {
             match self.csr(own, &one, system_id).await {
-                Ok(csr) => requests.push(CsrOf { cert_type: one.cert_type, node: one.node, csr }),
+                Ok(csr) => {
+                    requests.push(CsrOf { cert_type: one.cert_type, node: one.node, csr, proved_by: None });
+                }
                 Err(error) => outcome.failures.push(told(&one.cert_type, &one.node, &error)),
             }
         }
         if requests.is_empty() {
             return Err(Error::Failed(format!("no key could be made: {}", outcome.failures.join("; "))));
         }
-        let signature = match token {
-            Some(_) => None,
-            None => Some(self.sign(&challenge, system_id, &requests).await?),
-        };
-        let request = CertificatesRequest {
-            system_id: system_id.to_owned(),
-            challenge,
-            signature,
-            token: token.cloned(),
-            requests,
-        };
-        let answer: Certificates =
-            super::https::post(server, CERTIFICATES_PATH, &request, &roots, basis).await?;
+        let answer = self.send(server, system_id, challenge, requests, token).await?;
         for one in answer.refused {
             self.csrs.remove(&(one.node.clone(), one.cert_type.clone()));
             outcome.failures.push(format!("{} of {}: {}", one.cert_type, one.node, one.reason));
@@ -132,6 +109,54 @@ impl Exchange {
             self.csrs.remove(&(one.node, one.cert_type));
         }
         Ok(answer.due)
+    }
+
+    /// Gets certificates that another node asked for and has proved to be a part of this Unit.
+    pub async fn relay(
+        &self,
+        server: &Url,
+        system_id: &str,
+        requests: Vec<CsrOf>,
+    ) -> Result<Certificates, Error> {
+        let challenge = self.challenge(server, system_id, basis(None)).await?;
+        self.send(server, system_id, challenge, requests, None).await
+    }
+
+    async fn challenge(&self, server: &Url, system_id: &str, basis: TimeBasis) -> Result<String, Error> {
+        let asked = ChallengeRequest { system_id: system_id.to_owned() };
+        let Challenge { challenge } =
+            super::https::post(server, CHALLENGE_PATH, &asked, &self.roots, basis).await?;
+        Ok(challenge)
+    }
+
+    async fn send(
+        &self,
+        server: &Url,
+        system_id: &str,
+        challenge: String,
+        requests: Vec<CsrOf>,
+        token: Option<&Token>,
+    ) -> Result<Certificates, Error> {
+        let mut signature = None;
+        if token.is_none() {
+            let text = stated(&challenge, system_id, &requests);
+            signature = Some(hex::encode(self.offline().await?.sign(text).await?));
+        }
+        let (system_id, token, basis) = (system_id.to_owned(), token.cloned(), basis(token));
+        let request = CertificatesRequest { system_id, challenge, signature, token, requests };
+        killpoint::step("ask the cloud for certificates");
+        let answer = super::https::post(server, CERTIFICATES_PATH, &request, &self.roots, basis).await?;
+        killpoint::step("ask the cloud for certificates");
+        Ok(answer)
+    }
+
+    /// The `offline` certificate that ends last.
+    async fn offline(&self) -> Result<Prover, Error> {
+        let record = self.certs.certificates().latest(OFFLINE).cloned();
+        let record = record.ok_or_else(|| {
+            Error::NotFound("there is no offline certificate; a token of an operator is needed".to_owned())
+        })?;
+        Prover::load(record).await
     }
 
     async fn csr(&mut self, own: &str, one: &Named, system_id: &str) -> Result<String, Error> {
@@ -164,40 +189,9 @@ impl Exchange {
         nodes.call(node, request).await
     }
 
-    /// The signature by the key of the `offline` certificate that ends last.
-    async fn sign(&self, challenge: &str, system_id: &str, requests: &[CsrOf]) -> Result<String, Error> {
-        let record = self.certs.certificates().latest(OFFLINE).cloned();
-        let record = record.ok_or_else(|| {
-            Error::NotFound("there is no offline certificate; a token of an operator is needed".to_owned())
-        })?;
-        let listed = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &listing(requests));
-        let text = statement(challenge, system_id, listed.as_ref());
-        let signing = tokio::task::spawn_blocking(move || {
-            let failed = |source| Error::Token {
-                doing: "load certificate and key",
-                cert_type: OFFLINE.to_owned(),
-                source: Box::new(source),
-            };
-            let identity = aos_token::load_identity(&record.cert_url, &record.key_url).map_err(failed)?;
-            let signer = identity.key().choose_scheme(&SCHEMES);
-            let signer = signer
-                .ok_or_else(|| Error::NotSupported("the offline key cannot sign a challenge".to_owned()))?;
-            let signature = signer.sign(&text);
-            signature.map_err(|error| Error::Failed(format!("the offline key does not sign: {error}")))
-        });
-        let signature = signing.await.map_err(|_| Error::Stopping)??;
-        Ok(hex::encode(signature))
-    }
-
     /// Checks and stores a certificate; returns the begin of its validity.
     async fn store(&self, own: &str, one: &CertificateOf) -> Result<i64, Error> {
-        let chain: Result<Vec<CertificateDer<'static>>, _> =
-            CertificateDer::pem_slice_iter(one.certificate_chain.as_bytes()).collect();
-        let chain = chain.map_err(|_| Error::InvalidArgument("the chain is no PEM text".to_owned()))?;
-        if !aos_tls::chains_to(&self.roots, &chain) {
-            return Err(Error::InvalidArgument("the certificate does not lead to our roots".to_owned()));
-        }
-        let not_before = chain.first().and_then(|leaf| super::validity(leaf)).map_or(0, |(from, _)| from);
+        let not_before = check_given(&self.roots, &one.certificate_chain)?;
         if one.node == own {
             self.certs.apply_cert(one.cert_type.clone(), one.certificate_chain.clone()).await?;
             return Ok(not_before);
@@ -213,6 +207,11 @@ impl Exchange {
             _ => Err(Error::Failed("the node answered something else".to_owned())),
         }
     }
+}
+
+/// A token must not be given to somebody whose certificate has ended; a signature says nothing new.
+fn basis(token: Option<&Token>) -> TimeBasis {
+    if token.is_some() { TimeBasis::Clock } else { TimeBasis::Floor }
 }
 
 fn refused(error: Option<aos_unit_api::common::v2::ErrorInfo>) -> Error {

@@ -33,12 +33,13 @@ impl FloorFile {
 
     /// Stores a floor. Blocks.
     pub fn write(&self, floor: i64) -> Result<(), crate::Error> {
-        aos_durable::write_atomic(&self.0, format!("{floor}\n").as_bytes(), MODE).map_err(|source| {
-            crate::Error::Durable {
-                doing: "write the floor of time to",
-                path: self.0.clone(),
-                source: Box::new(source),
-            }
+        crate::killpoint::step("write the floor of time");
+        let written = aos_durable::write_atomic(&self.0, format!("{floor}\n").as_bytes(), MODE);
+        crate::killpoint::step("write the floor of time");
+        written.map_err(|source| crate::Error::Durable {
+            doing: "write the floor of time to",
+            path: self.0.clone(),
+            source: Box::new(source),
         })
     }
 }

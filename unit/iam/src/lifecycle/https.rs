@@ -1,14 +1,12 @@
 //! One HTTPS exchange: a JSON body there, a JSON body back. One connection each; at most 30 s.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use aos_recovery_protocol::{MAX_BODY, Refusal};
-use aos_tls::{HostCheck, IdentitySlot, TimeBasis};
+use aos_tls::{HostCheck, IdentitySlot, Roots, TimeBasis};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::RootCertStore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::{Host, Url};
@@ -23,7 +21,7 @@ pub async fn post<A: DeserializeOwned>(
     server: &Url,
     path: &str,
     body: &impl Serialize,
-    roots: &Arc<RootCertStore>,
+    roots: &Roots,
     basis: TimeBasis,
 ) -> Result<A, Error> {
     let exchange = exchange(server, path, body, roots, basis);
@@ -37,7 +35,7 @@ async fn exchange(
     server: &Url,
     path: &str,
     body: &impl Serialize,
-    roots: &Arc<RootCertStore>,
+    roots: &Roots,
     basis: TimeBasis,
 ) -> Result<hyper::body::Bytes, Error> {
     let failed = |doing: &str, why: &dyn std::error::Error| {
@@ -51,7 +49,7 @@ async fn exchange(
     };
     let port = server.port_or_known_default().unwrap_or(aos_recovery_protocol::DEFAULT_PORT);
     let check = if local { HostCheck::ChainOnly } else { HostCheck::Verify };
-    let config = aos_tls::client_config_at(basis, Arc::clone(roots), IdentitySlot::new(), check)
+    let config = aos_tls::client_config_at(basis, roots.clone(), IdentitySlot::new(), check)
         .map_err(|error| failed("prepare a connection to", &error))?;
     let stream = aos_tls::connect_tcp_tls(&host, port, config, &host)
         .await

@@ -1,14 +1,18 @@
-//! Keeps the Unit's certificates alive, with or without a session to the cloud. Main node only.
+//! Keeps this node's certificates alive, with or without a session to the cloud.
 //!
 //! The cloud asks for renewals at two thirds of a life, through the Communication Manager. What is still due
 //! later, or has ended, this task gets from the cloud's recovery endpoint by itself: it has the keys, and it
 //! works when no certificate is good any more. When to ask is decided by [`aos_cert_life::Keeper`], what time
-//! it is by [`aos_cert_life::Clock`]; consumers follow the certificates as after any other change.
+//! it is by [`aos_cert_life::Clock`]; consumers follow the certificates as after any other change. A node that is
+//! not the main one does the same towards the main node, which asks the cloud in its stead.
 
 mod door;
 mod exchange;
 mod floor;
+mod gate;
 mod https;
+mod mainnode;
+mod proof;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -16,9 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aos_cert_life::{Clock, Event, Keeper, Life, Settings};
-use aos_recovery_protocol::{DEFAULT_PORT, Token};
+use aos_recovery_protocol::{Certificates, Challenges, CsrOf, DEFAULT_PORT, Token};
 use aos_supervise::{Shutdown, TaskTree};
-use rustls::RootCertStore;
+use aos_tls::Roots;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 use url::Url;
@@ -26,6 +30,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub use door::ask;
+pub use gate::{Asked, Gate};
 
 use crate::Error;
 use crate::certhandler::{CertHandler, CertRecord};
@@ -35,27 +40,42 @@ use crate::identhandler::IdentHandler;
 use crate::nodemanager::NodeManager;
 use exchange::{Exchange, Outcome};
 use floor::{FloorFile, reading};
+use gate::Relay;
+use mainnode::MainNode;
 
 const ONLINE: &str = "online";
 /// Assumed life of a certificate that cannot be read just now, seconds.
 const ASSUMED_LIFE: i64 = 90 * 24 * 3600;
 /// `recoveryUrl` that switches recovery off.
 const NONE: &str = "none";
+/// Other nodes whose requests may wait.
+const RELAYS: usize = 4;
 
 /// What the task works with.
 pub struct Parts {
     /// Certificates of this node.
     pub certs: CertHandler,
-    /// Who the Unit is.
-    pub identity: IdentHandler,
     /// This node.
     pub node: watch::Receiver<NodeInfo>,
-    /// The other nodes.
-    pub nodes: Option<NodeManager>,
-    /// Roots to verify the cloud with.
-    pub roots: Arc<RootCertStore>,
+    /// Roots to verify the other end with.
+    pub roots: Roots,
     /// Folder of sockets.
     pub run_dir: PathBuf,
+    /// Who gives certificates.
+    pub from: From,
+}
+
+/// Who gives certificates.
+pub enum From {
+    /// The cloud.
+    Cloud {
+        /// Who the Unit is.
+        identity: IdentHandler,
+        /// The other nodes.
+        nodes: Option<NodeManager>,
+    },
+    /// The main node, whose public server this is.
+    MainNode(String),
 }
 
 /// What is known of a certificate.
@@ -66,43 +86,73 @@ struct Read {
     cloud: Option<String>,
 }
 
+enum Source {
+    Cloud(Box<Exchange>, IdentHandler),
+    MainNode(Box<MainNode>),
+}
+
 struct Lifecycle {
-    parts: Parts,
+    certs: CertHandler,
+    node: watch::Receiver<NodeInfo>,
     url: String,
-    exchange: Exchange,
+    source: Source,
+    /// What other nodes ask; on the main node.
+    relays: Option<mpsc::Receiver<Relay>>,
     keeper: Keeper,
     clock: Clock,
     file: FloorFile,
     read: HashMap<String, Read>,
 }
 
-/// Starts the task and its socket.
-pub fn start(tree: &mut TaskTree, config: &Checked, parts: Parts) {
+/// Starts the task and its socket. On a main node, returns what other nodes may ask.
+pub fn start(tree: &mut TaskTree, config: &Checked, parts: Parts) -> Option<Gate> {
+    let Parts { certs, node, roots, run_dir, from } = parts;
     let url = config.raw.recovery_url.clone();
     if url == NONE {
-        return;
+        return None;
     }
     let file = FloorFile::new(&config.raw.working_dir);
     let usual = Settings::default();
     let percent = config.raw.renew_at_percent.unwrap_or(usual.renew_at_percent);
-    let exchange = Exchange {
-        certs: parts.certs.clone(),
-        nodes: parts.nodes.clone(),
-        roots: Arc::clone(&parts.roots),
-        csrs: BTreeMap::new(),
+    let (mut gate, mut relays) = (None, None);
+    let source = match from {
+        From::Cloud { identity, nodes } => {
+            if let Some(nodes) = nodes.clone() {
+                let (sender, queue) = mpsc::channel(RELAYS);
+                let own = node.borrow().node_id.clone();
+                let (challenges, roots, identity) =
+                    (Arc::new(Challenges::new()), roots.clone(), identity.clone());
+                gate = Some(Gate { challenges, roots, nodes, identity, own, relays: sender });
+                relays = Some(queue);
+            }
+            let exchange = Exchange { certs: certs.clone(), nodes, roots, csrs: BTreeMap::new() };
+            Source::Cloud(Box::new(exchange), identity)
+        }
+        From::MainNode(address) => {
+            let (proves, certs) = (config.raw.cert_storage.clone(), certs.clone());
+            Source::MainNode(Box::new(MainNode { address, roots, certs, proves, csrs: BTreeMap::new() }))
+        }
     };
     let clock = Clock::new(file.read(), reading());
     let keeper = Keeper::new(Settings { renew_at_percent: percent });
     let (wanted, requests) = mpsc::channel(1);
-    let run_dir = parts.run_dir.clone();
-    let lifecycle = Lifecycle { parts, url, exchange, keeper, clock, file, read: HashMap::new() };
+    let lifecycle = Lifecycle { certs, node, url, source, relays, keeper, clock, file, read: HashMap::new() };
     tree.spawn("certificate life", |stop| lifecycle.run(requests, stop));
     tree.spawn("recovery door", |stop| door::serve(run_dir, wanted, stop));
+    gate
+}
+
+/// The next request of another node.
+async fn next(relays: &mut Option<mpsc::Receiver<Relay>>) -> Option<Relay> {
+    match relays {
+        Some(relays) => relays.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Lifecycle {
     async fn run(mut self, mut requests: mpsc::Receiver<door::Wanted>, stop: Shutdown) -> Result<(), Error> {
-        let mut changes = self.parts.certs.watch();
+        let mut changes = self.certs.watch();
         changes.mark_changed();
         let mut event = Event::Wake;
         loop {
@@ -132,6 +182,12 @@ impl Lifecycle {
                     self.by_hand(wanted).await;
                     Event::Lives(self.lives().await)
                 }
+                Some(relay) = next(&mut self.relays) => {
+                    let given = self.relay(relay.requests).await;
+                    // The node may have gone; it asks again.
+                    let _ = relay.answer.send(given);
+                    Event::Lives(self.lives().await)
+                }
             };
         }
     }
@@ -156,8 +212,8 @@ impl Lifecycle {
 
     /// The newest certificate of each type that the cloud issues; what they prove of the time is noted.
     async fn lives(&mut self) -> Vec<Life> {
-        let types = self.parts.certs.cert_types().await.unwrap_or_default();
-        let snapshot = self.parts.certs.certificates();
+        let types = self.certs.cert_types().await.unwrap_or_default();
+        let snapshot = self.certs.certificates();
         let newest: Vec<CertRecord> =
             types.iter().filter_map(|kind| snapshot.latest(kind).cloned()).collect();
         self.read.retain(|url, _| newest.iter().any(|record| record.cert_url == *url));
@@ -201,11 +257,29 @@ impl Lifecycle {
     }
 
     async fn get(&mut self, types: &[String], token: Option<&Token>) -> Result<Outcome, Error> {
-        let system_id = self.parts.identity.system().await?.system_id;
-        let node = self.parts.node.borrow().node_id.clone();
+        let node = self.node.borrow().node_id.clone();
+        if let Source::MainNode(main) = &mut self.source {
+            if token.is_some() {
+                return Err(Error::NotSupported("tokens are for the main node: give it there".to_owned()));
+            }
+            tracing::info!("asking the main node for certificates: {}", types.join(", "));
+            return main.run(&node, types).await;
+        }
         let server = self.server().await?;
+        let Source::Cloud(exchange, identity) = &mut self.source else { return Err(Error::Stopping) };
+        let system_id = identity.system().await?.system_id;
         tracing::info!("asking {server} for certificates: {}", types.join(", "));
-        self.exchange.run(&server, &system_id, &node, types, token).await
+        exchange.run(&server, &system_id, &node, types, token).await
+    }
+
+    /// Asks the cloud for another node.
+    async fn relay(&mut self, requests: Vec<CsrOf>) -> Result<Certificates, Error> {
+        let server = self.server().await?;
+        let Source::Cloud(exchange, identity) = &self.source else { return Err(Error::Stopping) };
+        let system_id = identity.system().await?.system_id;
+        let node = requests.first().map(|one| one.node.clone()).unwrap_or_default();
+        tracing::info!("asking {server} for {} certificates of node {node}", requests.len());
+        exchange.relay(&server, &system_id, requests).await
     }
 
     /// Where to ask: as configured, else the host that the online certificate names, at the usual port.
@@ -214,7 +288,7 @@ impl Lifecycle {
             return Url::parse(&self.url)
                 .map_err(|error| Error::InvalidArgument(format!("recoveryUrl '{}': {error}", self.url)));
         }
-        let record = self.parts.certs.certificates().latest(ONLINE).cloned();
+        let record = self.certs.certificates().latest(ONLINE).cloned();
         let read = match record {
             Some(record) => self.read(&record).await,
             None => None,
@@ -256,7 +330,7 @@ impl Lifecycle {
     }
 
     async fn by_hand(&mut self, wanted: door::Wanted) {
-        let types = self.parts.certs.cert_types().await.unwrap_or_default();
+        let types = self.certs.cert_types().await.unwrap_or_default();
         let result = self.get(&types, wanted.token.as_ref()).await;
         let told = match result {
             Ok(outcome) if outcome.stored > 0 => {

@@ -11,6 +11,7 @@ use aos_status::NodeState;
 use aos_unit_api::iamanager::v7::iam_incoming_messages::IamIncomingMessage as Request;
 use aos_unit_api::iamanager::v7::iam_outgoing_messages::IamOutgoingMessage as Message;
 
+use super::table::MAX_NODES;
 use crate::currentnode::NodeInfo;
 
 const ATTEMPTS: u32 = 3;
@@ -64,13 +65,27 @@ pub enum Action {
     /// Send a request.
     Send(StreamId, Box<Request>),
     /// End a stream with an error.
-    End(StreamId, String),
+    End(StreamId, StreamEnd),
     /// A node is connected and says this of itself.
     Connected(StreamId, Box<NodeInfo>),
     /// A node is not reachable any more.
     Disconnected(String),
     /// A request is answered or has failed.
     Finish(CallId, Result<Box<Message>, CallError>),
+}
+
+/// Why we end a node's stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamEnd {
+    /// It says to be this node.
+    #[error("node ID '{0}' is the main node's own")]
+    OwnId(String),
+    /// The table is full.
+    #[error("a Unit has at most {MAX_NODES} nodes")]
+    Full,
+    /// The program stops.
+    #[error("the node controller is stopping")]
+    Stopping,
 }
 
 /// Why a request to a node has no answer.
@@ -215,7 +230,7 @@ impl Controller {
         let mut actions = Vec::new();
         match event {
             Event::Opened(stream, _) if self.stopped => {
-                actions.push(Action::End(stream, CallError::Stopping.to_string()));
+                actions.push(Action::End(stream, StreamEnd::Stopping));
             }
             Event::Opened(stream, side) => {
                 self.streams.insert(stream, Stream { side, node: None });
@@ -248,7 +263,7 @@ impl Controller {
     fn described(&mut self, id: StreamId, info: Box<NodeInfo>, actions: &mut Vec<Action>) {
         let Some(stream) = self.streams.get(&id) else { return };
         if info.node_id == self.own_id {
-            actions.push(Action::End(id, format!("node ID '{}' is the main node's own", info.node_id)));
+            actions.push(Action::End(id, StreamEnd::OwnId(info.node_id)));
             return;
         }
         if !stream.side.takes(info.state) {
@@ -393,7 +408,7 @@ impl Controller {
             actions.push(Action::Finish(call.id, Err(CallError::Stopping)));
         }
         for stream in std::mem::take(&mut self.streams).into_keys() {
-            actions.push(Action::End(stream, CallError::Stopping.to_string()));
+            actions.push(Action::End(stream, StreamEnd::Stopping));
         }
         self.links.clear();
     }

@@ -23,7 +23,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use controller::Side;
+pub use controller::{Side, StreamEnd};
 pub use table::Nodes;
 
 use controller::{Action, CallError, CallId, Controller, Event, StreamId};
@@ -35,7 +35,7 @@ const STREAM_QUEUE: usize = 16;
 const MAX_STREAMS: usize = 64;
 
 /// What a stream's writer gets: requests, then possibly the reason why it ends.
-pub type ToNode = Result<Request, String>;
+pub type ToNode = Result<Request, StreamEnd>;
 
 enum Command {
     Open(Side, oneshot::Sender<Result<(StreamId, mpsc::Receiver<ToNode>), Error>>),
@@ -288,8 +288,9 @@ impl Task {
                 match self.nodes.set(*info) {
                     Ok(keep) => self.keep(keep).await?,
                     Err(error) => {
+                        tracing::warn!("a node is not taken: {}", crate::error::chain(&error));
                         if let Some(writer) = self.writers.remove(&id) {
-                            let _ = writer.try_send(Err(error.to_string()));
+                            let _ = writer.try_send(Err(StreamEnd::Full));
                         }
                         return Ok(Some(id));
                     }

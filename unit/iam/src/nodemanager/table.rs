@@ -7,7 +7,8 @@ use aos_status::NodeState;
 use crate::Error;
 use crate::currentnode::NodeInfo;
 
-const MAX_NODES: usize = 16;
+/// Nodes of a Unit.
+pub(super) const MAX_NODES: usize = 16;
 
 /// A node and its link.
 #[derive(Debug, Clone, PartialEq, Eq)]

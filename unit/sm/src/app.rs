@@ -22,7 +22,7 @@ use crate::iamclient::{CertificateSource, node_info};
 use crate::imagemanager::{ImageManager, Retention};
 use crate::launcher::{Command, Launcher, Parts, RuntimeEntry};
 use crate::logprovider::LogProvider;
-use crate::monitoring::Monitoring;
+use crate::monitoring::{Links, Monitoring, Partition, Settings};
 use crate::networkmanager::NetworkManager;
 use crate::nodeconfig::NodeConfigFile;
 use crate::resourcemanager::ResourceManager;
@@ -127,7 +127,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
     let info = sm_info(&node, &config.containers, &resources);
     let (outgoing, outgoing_queue) = SmClient::queue();
     let (commands, command_queue) = mpsc::channel(64);
-    let (_alerts, alert_queue) = AlertSender::channel();
+    let (alerts, alert_queue) = AlertSender::channel();
     let (alerts_out, alerts_for_cm) = mpsc::channel(1);
     keep_running(tree, "alerts", Alerts::new(alert_queue, alerts_out).run());
     let parts = Parts {
@@ -140,9 +140,19 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         exits,
     };
     let launcher = Launcher::open(parts).await?;
+    let watched = launcher.watched();
     keep_running(tree, "launcher", launcher.run(command_queue));
     let (connected, connection) = watch::channel(false);
-    let partitions = node.partitions.iter().map(|one| (one.name.clone(), one.path.clone().into())).collect();
+    let node_config = NodeConfigFile::new(config.node_config_file.clone());
+    let links = Links {
+        watched,
+        node_config: node_config.clone(),
+        outgoing: outgoing.clone(),
+        connected: connection.clone(),
+        alerts,
+    };
+    let (monitoring, monitoring_task) = Monitoring::open(measured(&node, &config), links)?;
+    keep_running(tree, "monitoring", monitoring_task);
     let client = SmClient {
         dial,
         pause: config.cm_reconnect_timeout,
@@ -152,9 +162,8 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         alerts: alerts_for_cm,
         launcher: commands.clone(),
         networks,
-        node_config: NodeConfigFile::new(config.node_config_file.clone()),
-        monitoring: Monitoring::new(node.max_dmips, partitions),
-        poll_period: config.poll_period,
+        node_config,
+        monitoring,
         logs: LogProvider::new(commands.clone(), config.working_dir.clone(), config.log_limits),
         queue: outgoing,
         connected,
@@ -181,6 +190,21 @@ async fn secure(config: &Config, database: &Database) -> Result<(NodeInfo, Dial)
     let certificate = CertificateSource::of(&link, &config.cert_storage);
     let node = node_info(&link, database).await?;
     Ok((node, Dial::Secure { url: config.cm_server_url.clone(), ca_cert, certificate }))
+}
+
+fn measured(node: &NodeInfo, config: &Config) -> Settings {
+    let partitions = node.partitions.iter().map(|one| Partition {
+        name: one.name.clone(),
+        path: one.path.clone().into(),
+        size: one.total_size,
+    });
+    Settings {
+        dmips: node.max_dmips,
+        ram: node.total_ram,
+        partitions: partitions.collect(),
+        period: config.poll_period,
+        average_samples: config.average_samples,
+    }
 }
 
 fn figures_of(node: &NodeInfo) -> NodeFigures {

@@ -16,6 +16,7 @@ mod error;
 mod iamclient;
 mod imagemanager;
 mod instance;
+mod journal;
 mod launcher;
 mod logprovider;
 mod monitoring;

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use aos_ids::Version;
-use aos_item_format::NodeConfig;
+use aos_item_format::{AlertRules, NodeConfig};
 use aos_status::{AosCode, ConfigState, ErrorInfo};
 use aos_unit_api::convert::error_to_wire;
 use aos_unit_api::servicemanager::v5 as wire;
@@ -31,6 +31,11 @@ impl NodeConfigFile {
         let text =
             aos_durable::read_bounded(&self.path, MAX_TEXT).map_err(|error| failed(error.to_string()))?;
         text.map(|text| NodeConfig::read(&text).map_err(|error| failed(error.to_string()))).transpose()
+    }
+
+    /// Alert rules of the stored configuration; none without a readable one.
+    pub fn alert_rules(&self) -> AlertRules {
+        self.read().ok().flatten().map(|config| config.alert_rules).unwrap_or_default()
     }
 
     /// Answer to a request for the status.

@@ -17,6 +17,10 @@ pub struct Watched {
     pub ident: InstanceIdent,
     /// Its instance ID.
     pub id: String,
+    /// Version of its item.
+    pub version: String,
+    /// Identifier of its runtime.
+    pub runtime: String,
     /// Its state.
     pub state: InstanceState,
     /// Its first process, while it runs.
@@ -49,6 +53,8 @@ impl Watched {
             state_file: data.state,
             uid: info.uid,
             log: runtime.log_path(&id),
+            version: info.version,
+            runtime: info.runtime,
             ident: info.ident,
             id,
         }

@@ -4,38 +4,23 @@
 //! gives up after a minute. Entries longer than 256 KiB are named but not shown.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::lines::Window;
 use super::parts::Parts;
 use crate::Error;
+use crate::journal::{self, Entry, MAX_ENTRY, bytes};
 
 /// Time for everything.
 pub const LIMIT: Duration = Duration::from_secs(45);
-const MAX_ENTRY: u64 = 256 * 1024;
-const FIELDS: &str = "--output-fields=MESSAGE,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER";
-const PLACES: [&str; 2] = ["/run/log/journal", "/var/log/journal"];
-
-/// True when this node keeps a journal.
-pub fn is_there() -> bool {
-    PLACES.iter().any(|place| {
-        std::fs::read_dir(place)
-            .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir())))
-    })
-}
 
 /// Starts to read; the text comes out of the pipe.
 pub fn start(window: Window) -> Result<(Child, std::io::PipeReader), Error> {
     let failed = || Error::system("run journalctl");
     let (reader, writer) = std::io::pipe().map_err(failed())?;
-    let mut command = Command::new("journalctl");
-    command.args(["--quiet", "--no-pager", "--all", "--output=json", FIELDS]);
+    let mut command = journal::command();
     if window.from > 0 {
         command.arg(format!("--since=@{}", window.from));
     }
@@ -43,29 +28,9 @@ pub fn start(window: Window) -> Result<(Child, std::io::PipeReader), Error> {
     if i64::try_from(window.till).is_ok() {
         command.arg(format!("--until=@{}", window.till));
     }
-    command
-        .current_dir(Path::new("/"))
-        .stdin(Stdio::null())
-        .stdout(writer)
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
-    for name in aos_supervise::NOTIFY_VARIABLES {
-        command.env_remove(name);
-    }
+    command.stdout(writer);
     let child = command.spawn().map_err(failed())?;
     Ok((child, reader))
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(rename = "__REALTIME_TIMESTAMP")]
-    micros: String,
-    #[serde(rename = "_SYSTEMD_UNIT", default)]
-    unit: Value,
-    #[serde(rename = "SYSLOG_IDENTIFIER", default)]
-    identifier: Value,
-    #[serde(rename = "MESSAGE", default)]
-    message: Value,
 }
 
 /// Adds the entries within the window; every line of a message is a line.
@@ -75,7 +40,7 @@ pub fn read(source: impl Read, window: Window, parts: &mut Parts) -> Result<(), 
     let failed = || Error::system("read the journal");
     loop {
         buffer.clear();
-        let count = (&mut source).take(MAX_ENTRY).read_until(b'\n', &mut buffer).map_err(failed())?;
+        let count = (&mut source).take(MAX_ENTRY as u64).read_until(b'\n', &mut buffer).map_err(failed())?;
         if count == 0 {
             return Ok(());
         }
@@ -92,7 +57,7 @@ pub fn read(source: impl Read, window: Window, parts: &mut Parts) -> Result<(), 
 }
 
 fn add(entry: &Entry, window: Window, parts: &mut Parts) -> Result<(), Error> {
-    let at = entry.micros.parse::<u64>().unwrap_or(0) / 1_000_000;
+    let at = entry.micros / 1_000_000;
     if !window.contains(at) {
         return Ok(());
     }
@@ -110,18 +75,6 @@ fn add(entry: &Entry, window: Window, parts: &mut Parts) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// A field: text, or numbers where it is no text; of a repeated one the first.
-fn bytes(value: &Value) -> Vec<u8> {
-    match value {
-        Value::String(text) => text.as_bytes().to_vec(),
-        Value::Array(items) => match items.first() {
-            Some(first @ (Value::String(_) | Value::Array(_))) => bytes(first),
-            _ => items.iter().filter_map(|item| u8::try_from(item.as_u64()?).ok()).collect(),
-        },
-        _ => Vec::new(),
-    }
 }
 
 #[cfg(test)]

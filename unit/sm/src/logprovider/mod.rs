@@ -165,7 +165,7 @@ impl LogProvider {
     }
 
     async fn system(&self, window: Window) -> Result<Packed, Error> {
-        if !journal::is_there() {
+        if !crate::journal::is_there() {
             return Err(Error::NotSupported("a system log on this node, which keeps no journal,".to_owned()));
         }
         let (mut child, pipe) = journal::start(window)?;

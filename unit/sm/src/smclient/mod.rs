@@ -94,8 +94,6 @@ pub struct SmClient {
     pub node_config: NodeConfigFile,
     /// Load figures.
     pub monitoring: Monitoring,
-    /// Between two samples of them.
-    pub poll_period: Duration,
     /// Logs.
     pub logs: LogProvider,
     /// Messages of our own.
@@ -220,11 +218,6 @@ impl SmClient {
         sender: &mpsc::Sender<wire::SmOutgoingMessages>,
         certificate: &mut Option<CertificateSource>,
     ) -> Result<(), Error> {
-        let mut poll = tokio::time::interval(self.poll_period);
-        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // The first tick comes at once; a first sample has nothing to compare with yet.
-        poll.tick().await;
-        self.monitoring.sample();
         loop {
             let renewed = async {
                 match certificate {
@@ -252,10 +245,6 @@ impl SmClient {
                     if sender.send(wrap(Wire::Alert(alert))).await.is_err() {
                         return Ok(());
                     }
-                }
-                _ = poll.tick() => {
-                    // A full stream drops the sample: the next one is as good.
-                    let _ = sender.try_send(wrap(self.monitoring.sample()));
                 }
                 () = renewed => {
                     tracing::info!("our certificate has changed, connecting anew");
@@ -288,8 +277,12 @@ impl SmClient {
             }
             Incoming::GetNodeConfigStatus(_) => self.node_config.status(),
             Incoming::CheckNodeConfig(check) => self.node_config.check(&check.node_config, &check.version),
-            Incoming::SetNodeConfig(set) => self.node_config.set(&set.node_config, &set.version),
-            Incoming::GetAverageMonitoring(_) => self.monitoring.average(),
+            Incoming::SetNodeConfig(set) => {
+                let answer = self.node_config.set(&set.node_config, &set.version);
+                self.monitoring.rules_changed();
+                answer
+            }
+            Incoming::GetAverageMonitoring(_) => return self.monitoring.average(),
             Incoming::SystemLogRequest(request) => return self.answer_logs(request),
             Incoming::InstanceLogRequest(request) => return self.answer_logs(request),
             Incoming::InstanceCrashLogRequest(request) => return self.answer_logs(request),

@@ -1,0 +1,528 @@
+//! Writes the entries of a layer's tar stream below one folder, and nowhere else.
+//!
+//! Every step of a path is opened by itself without following links, so neither a link in the layer nor one
+//! slipped in meanwhile can lead out. Devices are refused; set-user bits are dropped (instances run without
+//! new privileges); of the extended attributes only `user.*` is kept, because `trusted.overlay.*` from a
+//! layer could re-route the overlay. Whiteout markers become overlayfs whiteouts.
+//!
+//! Limits: 250 000 entries, 1 MiB of extended header for an entry, 64 KiB of attributes for a file, 128 levels,
+//! and the disk space the caller allows, in which every entry counts at least one block.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, Dev, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
+    fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat,
+};
+use rustix::io::Errno;
+use tar::EntryType;
+
+use crate::names::{Meaning, Path};
+
+const MAX_ENTRIES: u64 = 250_000;
+const MAX_EXTENDED: u64 = 1024 * 1024;
+const MAX_ATTRIBUTES: usize = 64 * 1024;
+const OPAQUE: &str = "trusted.overlay.opaque";
+/// What an entry takes at least on the usual file systems, bytes.
+const BLOCK: u64 = 4096;
+/// Read and written at once, bytes.
+const CHUNK: usize = 128 * 1024;
+
+/// What unpacking may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Disk space, bytes.
+    pub disk: u64,
+    /// Entries of the archive.
+    pub entries: u64,
+    /// The stream comes from a squashfs image, in which whiteouts are spelt as overlayfs has them.
+    pub overlay_marks: bool,
+}
+
+impl Limits {
+    /// The usual limits with this much disk space, bytes.
+    pub fn of_disk(disk: u64) -> Self {
+        Self { disk, entries: MAX_ENTRIES, overlay_marks: false }
+    }
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Entries of the archive.
+    pub entries: u64,
+    /// Disk space charged, bytes.
+    pub disk: u64,
+}
+
+/// Why a stream was not unpacked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TreeError {
+    /// The stream is no tar stream or ends early.
+    #[error("the archive is not readable: {0}")]
+    Read(#[source] io::Error),
+    /// An entry is refused.
+    #[error("entry '{name}' is refused: {reason}")]
+    Refused {
+        /// Its name, shortened.
+        name: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// An entry could not be written.
+    #[error("cannot write entry '{name}': {source}")]
+    Write {
+        /// Its name, shortened.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The disk space allowed is used up.
+    #[error("it needs more than {0} bytes on disk")]
+    Space(u64),
+}
+
+enum Trouble {
+    Refused(&'static str),
+    Write(io::Error),
+    Read(io::Error),
+    Space,
+}
+
+impl From<Errno> for Trouble {
+    fn from(error: Errno) -> Self {
+        Self::Write(error.into())
+    }
+}
+
+impl From<&'static str> for Trouble {
+    fn from(reason: &'static str) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+fn refused(reason: &'static str) -> TreeError {
+    TreeError::Refused { name: String::new(), reason }
+}
+
+/// What extended headers said about the next entry.
+#[derive(Default)]
+struct Extended {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    opaque: bool,
+}
+
+/// Owner, mode and time of an entry.
+struct Looks {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    modified: i64,
+    attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    opaque: bool,
+}
+
+/// Unpacks the tar stream into the empty folder `root`.
+pub fn unpack(stream: impl Read, root: &OwnedFd, limits: Limits) -> Result<Contents, TreeError> {
+    let mut archive = tar::Archive::new(stream);
+    let mut extended = Extended::default();
+    let mut writer =
+        Writer { root, parents: Vec::new(), buffer: vec![0; CHUNK], limits, contents: Contents::default() };
+    for entry in archive.entries().map_err(TreeError::Read)?.raw(true) {
+        let mut entry = entry.map_err(TreeError::Read)?;
+        writer.contents.entries += 1;
+        if writer.contents.entries > limits.entries {
+            return Err(refused("there are too many entries"));
+        }
+        match entry.header().entry_type() {
+            EntryType::XHeader => read_pax(&mut entry, &mut extended, limits.overlay_marks)?,
+            EntryType::GNULongName => extended.path = Some(read_name(&mut entry)?),
+            EntryType::GNULongLink => extended.link = Some(read_name(&mut entry)?),
+            EntryType::XGlobalHeader => {}
+            kind => {
+                let extended = std::mem::take(&mut extended);
+                let path = extended.path.clone().unwrap_or_else(|| entry.path_bytes().into_owned());
+                writer.entry(&path, kind, extended, &mut entry).map_err(|trouble| match trouble {
+                    Trouble::Refused(reason) => TreeError::Refused { name: shown(&path), reason },
+                    Trouble::Write(source) => TreeError::Write { name: shown(&path), source },
+                    Trouble::Read(source) => TreeError::Read(source),
+                    Trouble::Space => TreeError::Space(limits.disk),
+                })?;
+            }
+        }
+    }
+    Ok(writer.contents)
+}
+
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).chars().take(100).flat_map(char::escape_debug).collect()
+}
+
+fn read_extension<R: Read>(entry: &mut tar::Entry<'_, R>, max: u64) -> Result<Vec<u8>, TreeError> {
+    if entry.size() > max {
+        return Err(refused("an extended header is too long"));
+    }
+    let mut text = Vec::new();
+    entry.take(max).read_to_end(&mut text).map_err(TreeError::Read)?;
+    Ok(text)
+}
+
+fn read_name<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Vec<u8>, TreeError> {
+    let mut name = read_extension(entry, 16 * 1024)?;
+    while name.last() == Some(&0) {
+        name.pop();
+    }
+    Ok(name)
+}
+
+fn read_pax<R: Read>(
+    entry: &mut tar::Entry<'_, R>,
+    extended: &mut Extended,
+    overlay_marks: bool,
+) -> Result<(), TreeError> {
+    let text = read_extension(entry, MAX_EXTENDED)?;
+    let number = |value: &[u8]| std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    let mut attribute_bytes = 0;
+    for record in tar::PaxExtensions::new(&text) {
+        let record = record.map_err(TreeError::Read)?;
+        let value = record.value_bytes();
+        match record.key_bytes() {
+            b"path" => extended.path = Some(value.to_vec()),
+            b"linkpath" => extended.link = Some(value.to_vec()),
+            b"uid" => extended.uid = number(value),
+            b"gid" => extended.gid = number(value),
+            // The stream would be cut at other places than its header says.
+            b"size" => return Err(refused("its size is given twice")),
+            key if key.starts_with(b"GNU.sparse.") => return Err(refused("sparse files are not supported")),
+            b"SCHILY.xattr.trusted.overlay.opaque" if overlay_marks => extended.opaque = value == b"y",
+            key => {
+                let Some(name) = key.strip_prefix(b"SCHILY.xattr.") else { continue };
+                // Even what is left out below is bounded: it tells of the writer's intentions.
+                attribute_bytes += name.len() + value.len();
+                if name.len() > 255 || attribute_bytes > MAX_ATTRIBUTES {
+                    return Err(refused("its attributes are too long"));
+                }
+                // An overlay mounted by a user obeys `user.overlay.*`.
+                if name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") {
+                    extended.attributes.push((name.to_vec(), value.to_vec()));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Writer<'a> {
+    root: &'a OwnedFd,
+    /// The folders that lead to the entry before, opened.
+    parents: Vec<(Vec<u8>, OwnedFd)>,
+    buffer: Vec<u8>,
+    limits: Limits,
+    contents: Contents,
+}
+
+impl Writer<'_> {
+    fn charge(&mut self, bytes: u64) -> Result<(), Trouble> {
+        // One block for the entry itself, and whole blocks for its content.
+        let blocks = bytes.div_ceil(BLOCK).saturating_add(1);
+        let disk = self.contents.disk.saturating_add(blocks.saturating_mul(BLOCK));
+        if disk > self.limits.disk {
+            return Err(Trouble::Space);
+        }
+        self.contents.disk = disk;
+        Ok(())
+    }
+
+    fn entry<R: Read>(
+        &mut self,
+        path: &[u8],
+        kind: EntryType,
+        extended: Extended,
+        entry: &mut tar::Entry<'_, R>,
+    ) -> Result<(), Trouble> {
+        let path = Path::check(path)?;
+        let meaning = path.meaning()?;
+        let link =
+            || extended.link.clone().or_else(|| entry.link_name_bytes().map(std::borrow::Cow::into_owned));
+        let link = if matches!(kind, EntryType::Symlink | EntryType::Link) { link() } else { None };
+        let header = entry.header();
+        let whiteout = self.limits.overlay_marks
+            && kind == EntryType::Char
+            && matches!((header.device_major(), header.device_minor()), (Ok(Some(0)), Ok(Some(0))));
+        let looks = looks_of(header, extended)?;
+        let name = match meaning {
+            Meaning::Skipped => return Ok(()),
+            Meaning::Root => {
+                return if kind == EntryType::Directory {
+                    dress(self.root, &looks)
+                } else {
+                    Err("it names nothing".into())
+                };
+            }
+            Meaning::Opaque => {
+                let folder = self.open_parents(path.parents(), true)?;
+                return Ok(fsetxattr(folder, OPAQUE, b"y", XattrFlags::empty())?);
+            }
+            Meaning::Hides(name) => {
+                self.charge(0)?;
+                return hide(self.open_parents(path.parents(), true)?, name);
+            }
+            Meaning::Entry(name) => name,
+        };
+        self.charge(if kind.is_file() || kind == EntryType::Continuous { entry.size() } else { 0 })?;
+        match kind {
+            EntryType::Directory => {
+                let made = make_folder(self.open_parents(path.parents(), true)?, name, &looks)?;
+                if made == Made::Anew {
+                    self.parents.clear();
+                }
+                Ok(())
+            }
+            EntryType::Regular | EntryType::Continuous => self.file(&path, name, &looks, entry),
+            EntryType::Symlink => {
+                let target = link.ok_or("the link has no target")?;
+                path.check_symlink(&target)?;
+                self.clear(&path, name)?;
+                let folder = self.open_parents(path.parents(), true)?;
+                symlinkat(target.as_slice(), folder, name)?;
+                let (uid, gid) = owner(&looks);
+                Ok(chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+            }
+            EntryType::Link => self.hard_link(&path, name, &link.ok_or("the link has no target")?),
+            EntryType::Fifo => {
+                self.clear(&path, name)?;
+                let folder = self.open_parents(path.parents(), true)?;
+                let mode = Mode::from_raw_mode(looks.mode & 0o777);
+                mknodat(folder, name, FileType::Fifo, mode, no_device())?;
+                let (uid, gid) = owner(&looks);
+                Ok(chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+            }
+            EntryType::Char if whiteout => hide(self.open_parents(path.parents(), true)?, name),
+            EntryType::Char | EntryType::Block => Err("devices are not allowed in a layer".into()),
+            EntryType::GNUSparse => Err("sparse files are not supported".into()),
+            _ => Err("this kind of entry is not supported".into()),
+        }
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        path: &Path<'_>,
+        name: &[u8],
+        looks: &Looks,
+        entry: &mut tar::Entry<'_, R>,
+    ) -> Result<(), Trouble> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o600);
+        let made = openat(self.open_parents(path.parents(), true)?, name, flags, mode);
+        let made = match made {
+            Err(Errno::EXIST) => {
+                self.clear(path, name)?;
+                openat(self.open_parents(path.parents(), true)?, name, flags, mode)?
+            }
+            other => other?,
+        };
+        let mut file = File::from(made);
+        let mut left = entry.size();
+        while left > 0 {
+            let count = match entry.read(&mut self.buffer) {
+                Ok(0) => return Err("it is shorter than announced".into()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Trouble::Read(error)),
+            };
+            file.write_all(self.buffer.get(..count).unwrap_or_default()).map_err(Trouble::Write)?;
+            left = left.saturating_sub(count as u64);
+        }
+        dress(&file, looks)
+    }
+
+    fn hard_link(&mut self, path: &Path<'_>, name: &[u8], target: &[u8]) -> Result<(), Trouble> {
+        let target = Path::check(target)?;
+        let Meaning::Entry(old) = target.meaning()? else {
+            return Err("the link's target is no file".into());
+        };
+        let from = self.open_parents(target.parents(), false)?;
+        match statat(from, old, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {}
+            Ok(_) => return Err("the link's target is no file".into()),
+            Err(_) => return Err("the link's target is not in the layer".into()),
+        }
+        let from = from.try_clone_to_owned().map_err(Trouble::Write)?;
+        if target == *path {
+            return Err("the link is its own target".into());
+        }
+        self.clear(path, name)?;
+        let folder = self.open_parents(path.parents(), true)?;
+        Ok(linkat(&from, old, folder, name, AtFlags::empty())?)
+    }
+
+    /// Opens the folder the parts lead to, one real folder at a time; what is open from the entry before is
+    /// used again.
+    fn open_parents(&mut self, parts: &[&[u8]], make: bool) -> Result<BorrowedFd<'_>, Trouble> {
+        let common = self.parents.iter().zip(parts).take_while(|((name, _), part)| name == *part).count();
+        self.parents.truncate(common);
+        for &part in parts.iter().skip(common) {
+            let folder = self.parents.last().map_or(self.root.as_fd(), |(_, folder)| folder.as_fd());
+            let next = match openat(folder, part, folder_flags(), Mode::empty()) {
+                Ok(next) => next,
+                Err(Errno::NOENT) if make => {
+                    mkdirat(folder, part, Mode::from_raw_mode(0o755))?;
+                    openat(folder, part, folder_flags(), Mode::empty())?
+                }
+                Err(Errno::NOENT) => return Err("the link's target is not in the layer".into()),
+                Err(Errno::LOOP | Errno::NOTDIR) => return Err(blocked(folder, part)),
+                Err(other) => return Err(other.into()),
+            };
+            self.parents.push((part.to_vec(), next));
+        }
+        Ok(self.parents.last().map_or(self.root.as_fd(), |(_, folder)| folder.as_fd()))
+    }
+
+    /// Makes room for a new entry: a later entry of the same name replaces an earlier one.
+    fn clear(&mut self, path: &Path<'_>, name: &[u8]) -> Result<(), Trouble> {
+        let folder = self.open_parents(path.parents(), true)?;
+        if clear(folder, name)? == Some(FileType::Directory) {
+            self.parents.clear();
+        }
+        Ok(())
+    }
+}
+
+fn looks_of(header: &tar::Header, extended: Extended) -> Result<Looks, Trouble> {
+    let id = |field: &[u8], value: io::Result<u64>| match value {
+        // Some writers leave the field blank when it is 0.
+        _ if field.iter().all(|&byte| byte == 0 || byte == b' ') => Ok(0),
+        value => value.ok().and_then(|id| u32::try_from(id).ok()).ok_or("its owner is not usable"),
+    };
+    let old = header.as_old();
+    let (uid, gid) = (
+        extended.uid.map_or_else(|| id(&old.uid, header.uid()), Ok)?,
+        extended.gid.map_or_else(|| id(&old.gid, header.gid()), Ok)?,
+    );
+    if uid == u32::MAX || gid == u32::MAX {
+        // The kernel takes it for "leave as it is".
+        return Err("its owner is not usable".into());
+    }
+    Ok(Looks {
+        uid,
+        gid,
+        mode: header.mode().map_err(|_| "its mode is not usable")?,
+        modified: header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0),
+        attributes: extended.attributes,
+        opaque: extended.opaque,
+    })
+}
+
+fn no_device() -> Dev {
+    makedev(0, 0)
+}
+
+fn owner(looks: &Looks) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(looks.uid)), Some(Gid::from_raw(looks.gid)))
+}
+
+fn folder_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+fn blocked(folder: BorrowedFd<'_>, part: &[u8]) -> Trouble {
+    match statat(folder, part, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
+            "the path leads through a link".into()
+        }
+        _ => "the path leads through a file".into(),
+    }
+}
+
+fn kind_of(folder: BorrowedFd<'_>, name: &[u8]) -> Result<Option<FileType>, Trouble> {
+    match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes what has the name; answers what it was.
+fn clear(folder: BorrowedFd<'_>, name: &[u8]) -> Result<Option<FileType>, Trouble> {
+    let found = kind_of(folder, name)?;
+    match found {
+        None => {}
+        Some(FileType::Directory) => match unlinkat(folder, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => return Err("it replaces a filled folder".into()),
+            other => other?,
+        },
+        Some(_) => unlinkat(folder, name, AtFlags::empty())?,
+    }
+    Ok(found)
+}
+
+#[derive(PartialEq)]
+enum Made {
+    Anew,
+    Before,
+}
+
+fn make_folder(folder: BorrowedFd<'_>, name: &[u8], looks: &Looks) -> Result<Made, Trouble> {
+    let mut result = Made::Before;
+    let mut hidden = false;
+    match mkdirat(folder, name, Mode::from_raw_mode(0o700)) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            let before = kind_of(folder, name)?;
+            if before != Some(FileType::Directory) {
+                clear(folder, name)?;
+                mkdirat(folder, name, Mode::from_raw_mode(0o700))?;
+                result = Made::Anew;
+                // The only devices here are whiteouts: the name was hidden and comes back as a new folder.
+                hidden = before == Some(FileType::CharacterDevice);
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let made = openat(folder, name, folder_flags(), Mode::empty())?;
+    if hidden || looks.opaque {
+        fsetxattr(&made, OPAQUE, b"y", XattrFlags::empty())?;
+    }
+    dress(&made, looks)?;
+    Ok(result)
+}
+
+/// Hides a name of lower layers. What this very layer brings under that name stays.
+fn hide(folder: BorrowedFd<'_>, name: &[u8]) -> Result<(), Trouble> {
+    match kind_of(folder, name)? {
+        None => Ok(mknodat(folder, name, FileType::CharacterDevice, Mode::empty(), no_device())?),
+        Some(FileType::Directory) => {
+            let made = openat(folder, name, folder_flags(), Mode::empty())?;
+            Ok(fsetxattr(&made, OPAQUE, b"y", XattrFlags::empty())?)
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Owner first: changing it clears mode bits.
+fn dress(target: &impl AsFd, looks: &Looks) -> Result<(), Trouble> {
+    let (uid, gid) = owner(looks);
+    fchown(target, uid, gid)?;
+    fchmod(target, Mode::from_raw_mode(looks.mode & 0o1777))?;
+    for (name, value) in &looks.attributes {
+        match fsetxattr(target, name.as_slice(), value, XattrFlags::empty()) {
+            // A file system without user attributes still runs the service.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            // The place for attributes is bounded; that is not the disk being full.
+            Err(Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) => {
+                return Err("its attributes do not fit".into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let time = Timespec { tv_sec: looks.modified, tv_nsec: 0 };
+    Ok(futimens(target, &Timestamps { last_access: time, last_modification: time })?)
+}

@@ -4,7 +4,8 @@
 //! memory. The Service Manager lets it run the OCI runtime's command; the container's first process is then
 //! orphaned and, because the keeper is the child subreaper, becomes its child. So its exit status is known at
 //! once and kept on disk until the Service Manager has acknowledged it, whoever was alive in between. Beside
-//! each log file it keeps an index of when its lines were written and how the process ended.
+//! each log file it keeps an index of when its lines were written and how the process ended. It also runs the
+//! name server of the instances (`aos-names`), so that names resolve while managers restart.
 //!
 //! Limits: 512 processes, 8 clients, lines of 256 KiB. The keeper trusts its clients (same user, socket mode
 //! 0600): it runs the commands they name. SIGTERM ends it and leaves the containers alone.

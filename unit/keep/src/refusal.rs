@@ -17,6 +17,12 @@ pub enum Refusal {
     /// The program is missing, or its log cannot be opened.
     #[error("cannot run the command: {0}")]
     Command(#[source] io::Error),
+    /// The name server could not be set up; the keeper's log tells why.
+    #[error("there is no name server")]
+    NoNames,
+    /// Names are not taken.
+    #[error("{}", crate::server::describe_error(.0))]
+    Names(#[source] aos_names::Error),
     /// The record of an exit cannot be removed.
     #[error("cannot forget an exit: {}", crate::server::describe_error(.0))]
     Record(#[source] crate::Error),

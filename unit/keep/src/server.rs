@@ -33,12 +33,14 @@ use crate::refusal::Refusal;
 use crate::setup::{listen, notify_ready, read_pid, signal_mask, spawn};
 use crate::watch::{Table, describe};
 
+const DNS_PORT: u16 = 53;
 /// A runtime command that takes longer is killed.
 const COMMAND_LIMIT: Duration = Duration::from_mins(1);
 
 const TOKEN_LISTEN: u64 = 0;
 const TOKEN_SIGNAL: u64 = 1;
 const TOKEN_LOGS: u64 = 2;
+const TOKEN_NAMES: u64 = 3;
 const TOKEN_CLIENT: u64 = 1 << 32;
 const TOKEN_PROCESS: u64 = 2 << 32;
 
@@ -55,6 +57,8 @@ pub struct Server {
     listener: UnixListener,
     signals: SignalFd,
     logs: Logs,
+    /// Absent when it could not be set up; processes are watched all the same.
+    names: Option<aos_names::Server>,
     table: Table,
     clients: BTreeMap<u64, Connection>,
     next_client: u64,
@@ -86,12 +90,17 @@ impl Server {
         epoll.add(&listener, readable(TOKEN_LISTEN)).map_err(system("watch the socket"))?;
         epoll.add(&signals, readable(TOKEN_SIGNAL)).map_err(system("watch signals"))?;
         epoll.add(logs.descriptor(), readable(TOKEN_LOGS)).map_err(system("watch log files"))?;
+        let names = open_names(dir);
+        if let Some(names) = &names {
+            epoll.add(names.descriptor(), readable(TOKEN_NAMES)).map_err(system("watch the name server"))?;
+        }
         let (table, earlier) = Table::load(Records::open(dir)?);
         let mut server = Self {
             epoll,
             listener,
             signals,
             logs,
+            names,
             table,
             clients: BTreeMap::new(),
             next_client: 0,
@@ -124,19 +133,30 @@ impl Server {
                         }
                     }
                     TOKEN_LOGS => self.logs.on_written(Instant::now()),
+                    TOKEN_NAMES => {
+                        if let Some(names) = &mut self.names {
+                            names.on_ready(Instant::now());
+                        }
+                    }
                     token if token >= TOKEN_PROCESS => self.on_process_gone(token - TOKEN_PROCESS),
                     token => self.on_client(token - TOKEN_CLIENT, event.events()),
                 }
             }
             let now = Instant::now();
             self.logs.look(now);
+            if let Some(names) = &mut self.names {
+                names.on_time(now);
+            }
             self.stop_overdue(now);
         }
     }
 
     fn timeout(&self) -> EpollTimeout {
         let deadlines = self.pending.values().map(|pending| pending.deadline);
-        let Some(next) = deadlines.chain(self.logs.next_look()).min() else { return EpollTimeout::NONE };
+        let names = self.names.as_ref().and_then(aos_names::Server::next_deadline);
+        let Some(next) = deadlines.chain(self.logs.next_look()).chain(names).min() else {
+            return EpollTimeout::NONE;
+        };
         let wait = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::NONE)
     }
@@ -197,7 +217,9 @@ impl Server {
                 self.logs.stopping(&id, Instant::now());
                 Ok(Outcome::Acked)
             }
-            Op::SetNames { .. } | Op::DropNames { .. } | Op::KeepNames { .. } => Err(Refusal::Name),
+            Op::SetNames { zone } => self.on_names(|names| names.set(zone)),
+            Op::DropNames { network } => self.on_names(|names| names.remove(&network)),
+            Op::KeepNames { networks } => self.on_names(|names| names.retain(&networks)),
             Op::Ack { id, pid } => self.table.ack(&id, pid).map(|()| Outcome::Acked).map_err(Refusal::Record),
         };
         let line = match answer {
@@ -205,6 +227,13 @@ impl Server {
             Err(refusal) => Line::Refused { seq, message: refusal.to_string() },
         };
         self.send(client, &line);
+    }
+
+    fn on_names(
+        &mut self,
+        act: impl FnOnce(&mut aos_names::Server) -> Result<(), aos_names::Error>,
+    ) -> Result<Outcome, Refusal> {
+        act(self.names.as_mut().ok_or(Refusal::NoNames)?).map(|()| Outcome::Acked).map_err(Refusal::Names)
     }
 
     fn list(&self) -> Outcome {
@@ -417,8 +446,20 @@ fn client_event(number: u64, wants_write: bool) -> EpollEvent {
     EpollEvent::new(flags, TOKEN_CLIENT + number)
 }
 
-pub(crate) fn describe_error(error: &Error) -> String {
-    match std::error::Error::source(error) {
+fn open_names(dir: &Path) -> Option<aos_names::Server> {
+    let settings = aos_names::Settings {
+        folder: dir.join("names"),
+        port: DNS_PORT,
+        upstream_port: DNS_PORT,
+        resolv: "/etc/resolv.conf".into(),
+        note: crate::note,
+    };
+    let opened = aos_names::Server::open(settings);
+    opened.map_err(|error| crate::note(&format!("no names: {}", describe_error(&error)))).ok()
+}
+
+pub(crate) fn describe_error(error: &dyn std::error::Error) -> String {
+    match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }

@@ -1,23 +1,33 @@
-//! What the Service Manager needs of IAM: the description of this node and our certificate.
+//! What the Service Manager needs of IAM: the description of this node, our certificate, and the registration
+//! of instances.
 //!
 //! The node's description is remembered, so that a start without IAM (a cold boot, say) uses the last one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aos_backoff::Backoff;
-use aos_iam_link::IamLink;
+use aos_iam_link::{IamLink, LinkError};
+use aos_ids::InstanceIdent;
+use aos_status::{AosCode, ErrorInfo};
 use aos_token::Identity;
+use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::NodeInfo;
+use aos_unit_api::iamanager::v6::iam_permissions_service_client::IamPermissionsServiceClient;
 use prost::Message;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::Error;
 use crate::database::Database;
 use crate::smclient::CertifiedKey;
 
 const FACT: &str = "node";
+/// Time of one call.
+const CALL_TIME: Duration = Duration::from_secs(10);
 /// Pauses between questions to an IAM that is away, from the first to the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -84,5 +94,73 @@ pub async fn node_info(link: &IamLink, database: &Database) -> Result<NodeInfo, 
             }
         }
         tokio::time::sleep(backoff.next(0.0)).await;
+    }
+}
+
+/// Registers an instance; answers its secret. A repeated registration has the same answer, whatever the
+/// permissions.
+pub async fn register_instance(
+    link: &IamLink,
+    cert_type: &str,
+    ident: &InstanceIdent,
+    permissions: &BTreeMap<String, BTreeMap<String, String>>,
+) -> Result<String, Error> {
+    let call = "RegisterInstance";
+    let of_server = |functions: &BTreeMap<String, String>| v6::Permissions {
+        permissions: functions.clone().into_iter().collect(),
+    };
+    let request = v6::RegisterInstanceRequest {
+        instance: Some(ident.into()),
+        permissions: permissions.iter().map(|(server, of)| (server.clone(), of_server(of))).collect(),
+    };
+    let mut client = IamPermissionsServiceClient::new(protected(link, cert_type)?);
+    let answer =
+        within(call, client.register_instance(request)).await.map_err(|status| failed(call, status))?;
+    Ok(answer.secret)
+}
+
+/// Ends the registration of an instance; one IAM does not know is no error.
+pub async fn unregister_instance(
+    link: &IamLink,
+    cert_type: &str,
+    ident: &InstanceIdent,
+) -> Result<(), Error> {
+    let call = "UnregisterInstance";
+    let request = v6::UnregisterInstanceRequest { instance: Some(ident.into()) };
+    let mut client = IamPermissionsServiceClient::new(protected(link, cert_type)?);
+    match within(call, client.unregister_instance(request)).await {
+        Ok(()) => Ok(()),
+        // IAM has one code for everything it refuses; it knows no such instance, mostly.
+        Err(status) if matches!(status.code(), Code::Internal | Code::NotFound) => {
+            tracing::debug!("{ident} was not registered: {}", status.message());
+            Ok(())
+        }
+        Err(status) => Err(failed(call, status)),
+    }
+}
+
+fn protected(link: &IamLink, cert_type: &str) -> Result<Channel, Error> {
+    link.protected(cert_type).map_err(|error| match error {
+        LinkError::Prepare(source) => Error::Tls { peer: "IAM".to_owned(), source },
+        other => Error::invalid("link to IAM", other.to_string()),
+    })
+}
+
+async fn within<T>(
+    call: &'static str,
+    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(CALL_TIME, answer).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!("{call} was not answered in time"))),
+    }
+}
+
+fn failed(call: &'static str, status: Status) -> Error {
+    match status.code() {
+        Code::Internal | Code::InvalidArgument | Code::ResourceExhausted | Code::PermissionDenied => {
+            Error::Answer { call, info: ErrorInfo::new(AosCode::Failed, status.message().to_owned()) }
+        }
+        _ => Error::Call { call, source: Box::new(status) },
     }
 }

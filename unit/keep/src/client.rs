@@ -52,7 +52,7 @@ impl Client {
                     return Err(ClientError::Refused(message));
                 }
                 Line::Exit { exit } => self.exits.push_back(exit),
-                Line::Done { .. } | Line::Refused { .. } => {}
+                Line::Done { .. } | Line::Refused { .. } | Line::Flood { .. } => {}
             }
         }
     }

@@ -6,10 +6,15 @@
 //! written between copy and cut are lost; nothing else is. What a look finds is noted in the log's index (see
 //! `index`); an index that grows past half the log's cap has the log cut too. While somebody reads, a log is
 //! not cut until it has twice its cap.
+//!
+//! A service that writes faster than that is flooding: its log is looked at every `FLOOD_LOOK` until it is calm
+//! again, and only one cut in a second keeps what was written, all others throw it away. So the disk sees one log
+//! file a second at most, and the file itself has no time to grow. How much was lost is written into the log and
+//! told to the clients.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +26,11 @@ use crate::index::{Event, Index, RECORD, Record, index_of, last_write, seconds};
 use crate::protocol::Log;
 
 const LOOK_AFTER: Duration = Duration::from_millis(250);
+const FLOOD_LOOK: Duration = Duration::from_millis(20);
+/// In a flood, what is written is kept this often.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// In a flood, clients are told this often.
+const TELL_EVERY: Duration = Duration::from_mins(1);
 /// An end later than this after the announcement was not what had been announced.
 const STOP_TIME: Duration = Duration::from_mins(10);
 /// Bytes of log for each record of its index, on average, that are left room for.
@@ -36,6 +46,23 @@ struct Capped {
     written: Option<u64>,
     /// Its process is being stopped on purpose, since then.
     stopping: Option<Instant>,
+    /// Last cut that kept the content.
+    kept_at: Option<Instant>,
+    /// Bytes thrown away since the last calm look.
+    lost: u64,
+    /// Bytes thrown away that nobody has been told of, and when somebody last was.
+    untold: u64,
+    told_at: Option<Instant>,
+}
+
+/// What a look at a log found.
+enum Look {
+    /// Room enough.
+    Calm,
+    /// It has to be cut, but somebody reads it just now.
+    Read,
+    /// It was cut and so many bytes thrown away.
+    Cut { lost: u64 },
 }
 
 /// All log files under a cap.
@@ -64,7 +91,17 @@ impl Logs {
     /// Caps `log` from now on; `id` names it.
     pub fn add(&mut self, id: &str, log: Log, now: Instant) {
         self.remove(id);
-        let capped = Capped { log, watch: None, look_at: Some(now), written: None, stopping: None };
+        let capped = Capped {
+            log,
+            watch: None,
+            look_at: Some(now),
+            written: None,
+            stopping: None,
+            kept_at: None,
+            lost: 0,
+            untold: 0,
+            told_at: None,
+        };
         self.capped.insert(id.to_owned(), capped);
     }
 
@@ -120,49 +157,89 @@ impl Logs {
         self.capped.values().filter_map(|c| c.look_at).min()
     }
 
-    /// Looks at the files that are due and cuts the ones past their cap.
-    pub fn look(&mut self, now: Instant) {
-        for capped in self.capped.values_mut() {
+    /// Looks at the files that are due and cuts the ones past their cap; answers which log lost how many bytes
+    /// to a flood and has to be told about.
+    pub fn look(&mut self, now: Instant) -> Vec<(String, u64)> {
+        let mut floods = Vec::new();
+        for (id, capped) in &mut self.capped {
             if capped.look_at.is_none_or(|at| at > now) {
                 continue;
             }
             capped.look_at = None;
+            let path = capped.log.path.clone();
             // Watched before the look, so that a write in between is not missed.
-            match self.inotify.add_watch(&capped.log.path, AddWatchFlags::IN_MODIFY) {
+            match self.inotify.add_watch(&path, AddWatchFlags::IN_MODIFY) {
                 Ok(watch) => capped.watch = Some(watch),
                 Err(nix::errno::Errno::ENOENT) => continue,
-                Err(error) => {
-                    crate::note(&format!("log {} is not capped: {error}", capped.log.path.display()));
-                }
+                Err(error) => crate::note(&format!("log {} is not capped: {error}", path.display())),
             }
-            match look(&capped.log, capped.written.take()) {
-                Ok(true) => {}
-                // Somebody reads it just now.
-                Ok(false) => capped.look_at = Some(now + LOOK_AFTER),
-                Err(error) => {
-                    crate::note(&format!("log {} is not looked after: {error}", capped.log.path.display()));
+            let keep = capped.kept_at.is_none_or(|at| now.saturating_duration_since(at) >= KEEP_EVERY);
+            match look(&capped.log, capped.written.take(), keep) {
+                Ok(Look::Calm) => capped.lost = 0,
+                Ok(Look::Read) => capped.look_at = Some(now + LOOK_AFTER),
+                Ok(Look::Cut { lost }) => {
+                    if keep {
+                        capped.kept_at = Some(now);
+                    }
+                    // The little over the cap that a first cut loses is no flood yet.
+                    if !keep || capped.lost > 0 || lost > capped.log.max_bytes {
+                        capped.flooded(lost);
+                    }
+                    capped.look_at = Some(now + FLOOD_LOOK);
+                    if let Some(watch) = capped.watch.take() {
+                        let _ = self.inotify.rm_watch(watch);
+                    }
                 }
+                Err(error) => crate::note(&format!("log {} is not looked after: {error}", path.display())),
             }
+            let due = capped.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TELL_EVERY);
+            if capped.untold > 0 && due {
+                capped.told_at = Some(now);
+                floods.push((id.clone(), std::mem::take(&mut capped.untold)));
+            }
+        }
+        floods
+    }
+}
+
+impl Capped {
+    fn flooded(&mut self, lost: u64) {
+        self.untold += lost;
+        self.lost += lost;
+        if self.lost == 0 {
+            return;
+        }
+        let line =
+            format!("[aos] {} bytes of this log were thrown away: it is written too fast\n", self.lost);
+        let file = OpenOptions::new().append(true).open(&self.log.path);
+        if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+            crate::note(&format!("cannot note a flood in {}: {error}", self.log.path.display()));
         }
     }
 }
 
-/// Brings the index up to date and cuts the log when it is time; false when it has to wait.
-fn look(log: &Log, written: Option<u64>) -> io::Result<bool> {
+/// Brings the index up to date and cuts the log when it is time; with `keep`, its end becomes the old generation.
+fn look(log: &Log, written: Option<u64>, keep: bool) -> io::Result<Look> {
     let meta = fs::metadata(&log.path)?;
     let mut index = Index::open(&log.path)?;
     index.grown(meta.len(), written.unwrap_or_else(|| last_write(&meta)))?;
     let records = (log.max_bytes / BYTES_PER_RECORD).max(MIN_RECORDS);
     if meta.len() <= log.max_bytes && index.len() <= records * RECORD {
-        return Ok(true);
+        return Ok(Look::Calm);
     }
     if !index.try_lock()
         && meta.len() <= log.max_bytes.saturating_mul(2)
         && index.len() <= 2 * records * RECORD
     {
-        return Ok(false);
+        return Ok(Look::Read);
     }
-    rotate(log, &mut index, meta.len(), || Ok(())).map(|()| true)
+    if keep {
+        rotate(log, &mut index, meta.len(), || Ok(()))?;
+        return Ok(Look::Cut { lost: meta.len().saturating_sub(log.max_bytes) });
+    }
+    index.clear()?;
+    OpenOptions::new().write(true).open(&log.path)?.set_len(0)?;
+    Ok(Look::Cut { lost: meta.len() })
 }
 
 /// Notes what happened at the end of the log; `event` is given the newest record.
@@ -223,179 +300,5 @@ fn rotate(log: &Log, index: &mut Index, size: u64, mut on: impl FnMut() -> io::R
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    #[test]
-    fn a_file_past_its_cap_becomes_the_old_generation() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("service.log");
-        let mut writer = OpenOptions::new().append(true).create(true).open(&path).unwrap();
-        let mut logs = Logs::new().unwrap();
-        let start = Instant::now();
-        logs.add("a", Log { path: path.clone(), max_bytes: 100 }, start);
-        logs.look(start);
-        assert_eq!(logs.next_look(), None, "a quiet log asks for no look");
-
-        writer.write_all(&[b'x'; 150]).unwrap();
-        logs.on_written(start);
-        assert_eq!(logs.next_look(), Some(start + LOOK_AFTER));
-        logs.look(start + LOOK_AFTER);
-        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
-        assert_eq!(fs::metadata(old_generation(&path)).unwrap().len(), 100);
-
-        writer.write_all(b"more").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"more", "the writer goes on at the new start");
-    }
-
-    /// Time of every byte of a log, by its index.
-    fn dated(path: &Path) -> Vec<u64> {
-        let mut times = Vec::new();
-        for record in crate::index::Records::new(fs::read(index_of(path)).unwrap_or_default().as_slice()) {
-            times.resize(usize::try_from(record.offset).unwrap(), record.at);
-        }
-        times
-    }
-
-    proptest::proptest! {
-        // Each byte written is the second of its writing; both generations must agree with their index.
-        #[test]
-        fn times_stay_right_over_cuts(writes in proptest::collection::vec((0usize..60, 0u8..3), 1..80)) {
-            let folder = tempfile::tempdir().unwrap();
-            let log = Log { path: folder.path().join("l"), max_bytes: 100 };
-            let mut writer = OpenOptions::new().append(true).create(true).open(&log.path).unwrap();
-            let mut at = 1;
-            for (size, later) in writes {
-                at += later;
-                writer.write_all(&vec![at; size]).unwrap();
-                proptest::prop_assert!(look(&log, Some(u64::from(at))).unwrap());
-                for path in [old_generation(&log.path), log.path.clone()] {
-                    let bytes: Vec<u64> = fs::read(&path).unwrap_or_default().into_iter().map(u64::from).collect();
-                    proptest::prop_assert!(bytes.len() <= 100);
-                    proptest::prop_assert_eq!(dated(&path), bytes);
-                }
-            }
-        }
-    }
-
-    // Each byte written is its second. A keeper that dies within a cut leaves times that are right or none, and
-    // the next one goes on from there: at worst with the time of the file, which is `LATE`.
-    #[test]
-    fn a_cut_that_is_broken_off_leaves_no_wrong_time() {
-        const LATE: u64 = 250;
-        let none_wrong = |log: &Log, step| {
-            let mut exact = 0;
-            for path in [old_generation(&log.path), log.path.clone()] {
-                let bytes = fs::read(&path).unwrap();
-                for (at, byte) in dated(&path).into_iter().zip(bytes) {
-                    assert!(at == u64::from(byte) || at == LATE, "{byte} told as {at} after step {step}");
-                    exact += usize::from(at != LATE);
-                }
-            }
-            exact
-        };
-        for (step, late) in (1..=5).flat_map(|step| [(step, 5), (step, 300)]) {
-            let folder = tempfile::tempdir().unwrap();
-            let log = Log { path: folder.path().join("l"), max_bytes: 100 };
-            let mut writer = OpenOptions::new().append(true).create(true).open(&log.path).unwrap();
-            let mut write = |times: std::ops::Range<u8>| {
-                for at in times {
-                    writer.write_all(&[at; 10]).unwrap();
-                    look(&log, Some(u64::from(at))).unwrap();
-                }
-            };
-            write(1..20);
-            assert!(fs::metadata(old_generation(&log.path)).unwrap().len() == 100, "cut once before");
-            writer.write_all(&[20; 60]).unwrap();
-            let size = fs::metadata(&log.path).unwrap().len();
-            assert!(size > log.max_bytes);
-            let mut index = Index::open(&log.path).unwrap();
-            index.grown(size, 20).unwrap();
-            let mut left = step;
-            let broken = rotate(&log, &mut index, size, || {
-                left -= 1;
-                if left == 0 { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
-            });
-            assert!(broken.is_err(), "step {step} exists");
-            none_wrong(&log, step);
-            // Written while no keeper is there; the next one looks.
-            writer.write_all(&vec![250; late]).unwrap();
-            look(&log, Some(LATE)).unwrap();
-            let exact = none_wrong(&log, step);
-            assert!(exact >= 95 || step == 5 || late > 5, "{exact} times are kept after step {step}");
-            assert_eq!(fs::metadata(&log.path).unwrap().len(), 0, "the cut is made up for");
-        }
-    }
-
-    #[test]
-    fn an_index_may_not_outgrow_its_log() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = Log { path: folder.path().join("l"), max_bytes: 4096 };
-        let mut writer = OpenOptions::new().append(true).create(true).open(&log.path).unwrap();
-        for at in 1..1000 {
-            writer.write_all(b"x").unwrap();
-            look(&log, Some(at)).unwrap();
-            assert!(fs::metadata(index_of(&log.path)).unwrap().len() <= 2048);
-        }
-        assert_eq!(dated(&log.path).last(), Some(&999));
-        assert_eq!(fs::metadata(old_generation(&log.path)).unwrap().len(), 129);
-    }
-
-    #[test]
-    fn a_log_is_not_cut_under_its_reader_unless_it_floods() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = Log { path: folder.path().join("l"), max_bytes: 100 };
-        fs::write(&log.path, [b'x'; 150]).unwrap();
-        Index::open(&log.path).unwrap();
-        let reader = File::open(index_of(&log.path)).unwrap();
-        reader.lock_shared().unwrap();
-        assert!(!look(&log, Some(1)).unwrap());
-        assert_eq!(fs::metadata(&log.path).unwrap().len(), 150);
-        fs::write(&log.path, [b'x'; 201]).unwrap();
-        assert!(look(&log, Some(2)).unwrap());
-        fs::write(&log.path, [b'x'; 150]).unwrap();
-        assert!(!look(&log, Some(3)).unwrap());
-        drop(reader);
-        assert!(look(&log, Some(4)).unwrap());
-        assert_eq!(fs::metadata(&log.path).unwrap().len(), 0);
-    }
-
-    #[test]
-    fn ends_are_noted_once_and_as_what_they_were() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = Log { path: folder.path().join("l"), max_bytes: 100 };
-        let (mut logs, now) = (Logs::new().unwrap(), Instant::now());
-        let mut run = |asked: Option<Instant>, event| {
-            Logs::begin(&log);
-            fs::write(&log.path, "words").unwrap();
-            logs.add("a", log.clone(), now);
-            if let Some(asked) = asked {
-                logs.stopping("a", asked);
-            }
-            logs.end("a", event, now + STOP_TIME);
-            logs.end("a", event, now + STOP_TIME);
-        };
-        run(None, Event::Exited(7));
-        run(Some(now), Event::Killed(15));
-        run(Some(now.checked_sub(Duration::from_secs(1)).unwrap()), Event::Killed(9));
-        Logs::end_unseen(&log);
-        Logs::begin(&log);
-        Logs::end_unseen(&log);
-        let bytes = fs::read(index_of(&log.path)).unwrap();
-        let events: Vec<Event> = crate::index::Records::new(bytes.as_slice()).map(|r| r.event).collect();
-        let (begin, words) = (Event::Started, Event::Written);
-        let ends = [
-            begin,
-            words,
-            Event::Exited(7),
-            begin,
-            Event::Stopped,
-            begin,
-            Event::Killed(9),
-            begin,
-            Event::Vanished,
-        ];
-        assert_eq!(events, ends);
-    }
-}
+#[path = "logs_tests.rs"]
+mod tests;

@@ -123,6 +123,13 @@ pub enum Line {
         /// Why.
         message: String,
     },
+    /// A process writes its log faster than it is kept; told once a minute at most.
+    Flood {
+        /// Its name.
+        id: String,
+        /// Bytes thrown away that nobody was told of before.
+        bytes: u64,
+    },
     /// A watched process has ended.
     Exit {
         /// How.

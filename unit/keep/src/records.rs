@@ -1,9 +1,11 @@
 //! What the keeper remembers across its own death: one small file per watched process in `watched/` and
-//! one per unacknowledged exit in `exits/`, written atomically before anybody is told.
+//! one per unacknowledged exit in `exits/`, written whole or not at all before anybody is told. No process they tell
+//! about outlives a power cut, so they are not forced to the disk.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -66,8 +68,13 @@ impl Records {
 fn save(folder: &Path, id: &str, record: &impl Serialize) -> Result<(), Error> {
     let path = folder.join(id);
     let text = serde_json::to_vec(record).map_err(|source| Error::Encode { source })?;
-    aos_durable::write_atomic(&path, &text, 0o600)
-        .map_err(|source| Error::Record { path, source: io::Error::other(source) })
+    // A name that no record can have.
+    let beside = folder.join(format!(".{id}"));
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside);
+    file.and_then(|mut file| file.write_all(&text))
+        .and_then(|()| fs::rename(&beside, &path))
+        .map_err(|source| Error::Record { path, source })
 }
 
 fn remove(folder: &Path, id: &str) -> Result<(), Error> {

@@ -35,7 +35,7 @@ use crate::watch::{Table, describe};
 
 const DNS_PORT: u16 = 53;
 /// A runtime command that takes longer is killed.
-const COMMAND_LIMIT: Duration = Duration::from_mins(1);
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 const TOKEN_LISTEN: u64 = 0;
 const TOKEN_SIGNAL: u64 = 1;
@@ -143,7 +143,10 @@ impl Server {
                 }
             }
             let now = Instant::now();
-            self.logs.look(now);
+            for (id, bytes) in self.logs.look(now) {
+                crate::note(&format!("the log of {id} is written too fast, {bytes} bytes are thrown away"));
+                self.tell(&Line::Flood { id, bytes });
+            }
             if let Some(names) = &mut self.names {
                 names.on_time(now);
             }
@@ -402,9 +405,13 @@ impl Server {
     }
 
     fn push(&mut self, exit: &Exit) {
+        self.tell(&Line::Exit { exit: exit.clone() });
+    }
+
+    fn tell(&mut self, line: &Line) {
         let numbers: Vec<u64> = self.clients.keys().copied().collect();
         for number in numbers {
-            self.send(number, &Line::Exit { exit: exit.clone() });
+            self.send(number, line);
         }
     }
 
@@ -412,7 +419,8 @@ impl Server {
         for (pid, pending) in &mut self.pending {
             if pending.deadline <= now {
                 crate::note(&format!("the runtime command of {} takes too long, killed", pending.start.id));
-                let _ = nix::sys::signal::kill(Pid::from_raw(*pid), Signal::SIGKILL);
+                // It leads a group of its own, with whatever it has started and not yet let go.
+                let _ = nix::sys::signal::killpg(Pid::from_raw(*pid), Signal::SIGKILL);
                 pending.deadline = now + COMMAND_LIMIT;
             }
         }

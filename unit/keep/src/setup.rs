@@ -7,6 +7,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -44,7 +45,8 @@ pub fn spawn(start: &Start) -> io::Result<i32> {
     let (program, arguments) = start.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let log: File = OpenOptions::new().append(true).create(true).mode(0o600).open(&start.log.path)?;
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().current_dir("/").stdin(Stdio::null());
+    command.args(arguments).env_clear().current_dir("/").stdin(Stdio::from(empty()?));
+    command.process_group(0);
     command.stdout(log.as_fd().try_clone_to_owned()?).stderr(log);
     for variable in &start.env {
         if let Some((name, value)) = variable.split_once('=') {
@@ -56,6 +58,12 @@ pub fn spawn(start: &Start) -> io::Result<i32> {
     let spawned = command.spawn();
     mask.thread_block()?;
     Ok(spawned?.id().cast_signed())
+}
+
+/// Standard input with nothing in it. Not `/dev/null`: OCI runtimes give the standard streams to the user of the
+/// container, and who owns the host's `/dev/null` can take it away from everybody.
+fn empty() -> io::Result<io::PipeReader> {
+    io::pipe().map(|(reader, _)| reader)
 }
 
 /// Tells the service manager that started us, if any, that clients are served from now on (`sd_notify`).

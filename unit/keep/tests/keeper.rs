@@ -194,6 +194,20 @@ fn output_and_environment_reach_the_capped_log() {
     assert!(fs::metadata(old_generation(&log)).unwrap().len() <= 1000);
 }
 
+#[test]
+fn standard_input_is_empty_and_no_device_of_the_host() {
+    let keeper = Keeper::start();
+    let mut client = keeper.client();
+    // OCI runtimes give the standard streams away; of a device the whole host would notice.
+    let script = "exec >out; stat -L -c %F /proc/self/fd/0; cat | wc -c";
+    let mut order = keeper.order("reader", "");
+    // A shell gives `/dev/null` to what it puts into the background; the runtime does not.
+    order.argv =
+        vec!["/bin/sh".into(), "-c".into(), format!("cd {}; {script}; exit 3", keeper.dir.path().display())];
+    assert!(matches!(client.request(Op::Start(order)).unwrap(), Outcome::CommandFailed { status: 3 }));
+    assert_eq!(fs::read_to_string(keeper.path("out")).unwrap(), "fifo\n0\n");
+}
+
 fn records(log: &Path) -> Vec<Record> {
     Records::new(fs::read(index_of(log)).unwrap_or_default().as_slice()).collect()
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::Error;
-use crate::alerts::{AlertSender, Alerts};
+use crate::alerts::{self, AlertSender, Alerts};
 use crate::config::{Config, ContainerConfig};
 use crate::database::Database;
 use crate::iamclient::{CertificateSource, node_info};
@@ -25,7 +25,9 @@ use crate::logprovider::LogProvider;
 use crate::monitoring::{Links, Monitoring, Partition, Settings};
 use crate::networkmanager::NetworkManager;
 use crate::nodeconfig::NodeConfigFile;
+use crate::permissions::Permissions;
 use crate::resourcemanager::ResourceManager;
+use crate::resourcemanager::quotas::Quotas;
 use crate::runtimes::container::{ContainerRuntime, NodeFigures};
 use crate::runtimes::keeper::Keeper;
 use crate::smclient::{Dial, SmClient, shared_channel};
@@ -98,10 +100,15 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
     let resources = ResourceManager::load(&config.resources_config_file)?;
     aos_durable::create_dir(&config.working_dir, 0o700)?;
     let database = Database::open(&config.working_dir.join("sm.db"))?;
-    let (node, dial) = match plain_node {
-        Some(node) => (node, Dial::Plain { url: config.cm_server_url.clone() }),
+    let (node, dial, iam) = match plain_node {
+        Some(node) => (node, Dial::Plain { url: config.cm_server_url.clone() }, None),
         None => secure(&config, &database).await?,
     };
+    let first = config.containers.first().ok_or_else(|| Error::NotFound("a container runtime".to_owned()))?;
+    let registrations = first.runtime_dir.join("registrations");
+    let (permissions, permissions_task) =
+        Permissions::open(iam, config.cert_storage.clone(), registrations)?;
+    keep_running(tree, "permissions", permissions_task);
     let (channel, calls) = shared_channel();
     let retention = Retention { ttl: config.update_item_ttl, period: config.remove_outdated_period };
     let (images, images_task) =
@@ -129,18 +136,30 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
     let (commands, command_queue) = mpsc::channel(64);
     let (alerts, alert_queue) = AlertSender::channel();
     let (alerts_out, alerts_for_cm) = mpsc::channel(1);
-    keep_running(tree, "alerts", Alerts::new(alert_queue, alerts_out).run());
+    let alert_database = database.clone();
     let parts = Parts {
         runtimes,
         images,
         networks: networks.clone(),
         resources,
+        quotas: Quotas::default(),
+        permissions,
         database,
         outgoing: outgoing.clone(),
+        alerts: alerts.clone(),
         exits,
     };
     let launcher = Launcher::open(parts).await?;
     let watched = launcher.watched();
+    let links = alerts::Links {
+        queue: alert_queue,
+        out: alerts_out,
+        watched: watched.clone(),
+        database: alert_database,
+    };
+    let settings = alerts::Settings::new(&config.journal_alerts);
+    let alerts_task = Alerts::new(settings, config.component_log_dir.clone(), links);
+    tree.spawn("alerts", move |stop: Shutdown| alerts_task.run(stop));
     keep_running(tree, "launcher", launcher.run(command_queue));
     let (connected, connection) = watch::channel(false);
     let node_config = NodeConfigFile::new(config.node_config_file.clone());
@@ -164,8 +183,12 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         networks,
         node_config,
         monitoring,
-        logs: LogProvider::new(commands.clone(), config.working_dir.clone(), config.log_limits),
-        queue: outgoing,
+        logs: LogProvider::new(
+            commands.clone(),
+            config.working_dir.clone(),
+            config.component_log_dir.clone(),
+            config.log_limits,
+        ),
         connected,
     };
     keep_running(tree, "cm client", client.run());
@@ -175,7 +198,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
 }
 
 /// Description of the node and our certificate, from IAM.
-async fn secure(config: &Config, database: &Database) -> Result<(NodeInfo, Dial), Error> {
+async fn secure(config: &Config, database: &Database) -> Result<(NodeInfo, Dial, Option<IamLink>), Error> {
     let ca_cert = config.ca_cert.clone().ok_or_else(|| Error::NotFound("key caCert".to_owned()))?;
     let link = IamLink::new(IamLinkConfig {
         public_url: config.iam_public_url.clone(),
@@ -189,7 +212,8 @@ async fn secure(config: &Config, database: &Database) -> Result<(NodeInfo, Dial)
     })?;
     let certificate = CertificateSource::of(&link, &config.cert_storage);
     let node = node_info(&link, database).await?;
-    Ok((node, Dial::Secure { url: config.cm_server_url.clone(), ca_cert, certificate }))
+    let dial = Dial::Secure { url: config.cm_server_url.clone(), ca_cert, certificate };
+    Ok((node, dial, Some(link)))
 }
 
 fn measured(node: &NodeInfo, config: &Config) -> Settings {

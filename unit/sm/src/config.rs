@@ -48,8 +48,23 @@ pub struct Config {
     pub remove_outdated_period: Duration,
     /// Parts of answers to requests for logs.
     pub log_limits: Limits,
+    /// Log files of core components, where nobody keeps a journal.
+    pub component_log_dir: PathBuf,
+    /// Which entries of the journal are alerts.
+    pub journal_alerts: JournalAlerts,
     /// The container runtimes of this node, at least one.
     pub containers: Vec<ContainerConfig>,
+}
+
+/// Which entries of the journal are alerts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalAlerts {
+    /// Regular expressions; a message that fits one is none.
+    pub filter: Vec<String>,
+    /// Least urgent priority of entries about units and of instances, 0..=7.
+    pub service_priority: u8,
+    /// Least urgent priority of all others, 0..=7.
+    pub system_priority: u8,
 }
 
 /// One container runtime.
@@ -75,6 +90,25 @@ pub struct ContainerConfig {
     pub log_max_bytes: u64,
     /// Time between SIGTERM and SIGKILL.
     pub stop_grace: Duration,
+    /// Each instance has a user namespace of its own.
+    pub user_namespaces: bool,
+    /// Folders of the host's root that lie below images which count on it; `None` for none.
+    pub host_binds: Option<Vec<String>>,
+    /// Which system calls instances may use.
+    pub seccomp: SeccompChoice,
+    /// Processes and threads of an instance whose item limits them not; `None` for any number.
+    pub default_pids_limit: Option<u64>,
+}
+
+/// Which system calls instances may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SeccompChoice {
+    /// The ones of our own profile.
+    Default,
+    /// All.
+    Unconfined,
+    /// As a file says, in the form of the OCI runtime specification.
+    File(PathBuf),
 }
 
 #[derive(Deserialize)]
@@ -101,9 +135,9 @@ struct File {
     logging: Logging,
     #[serde(default)]
     runtimes: Vec<Runtime>,
+    #[serde(default)]
+    journal_alerts: JournalAlertKeys,
     // Accepted and without effect.
-    #[serde(default, rename = "journalAlerts")]
-    _journal_alerts: serde_json::Value,
     #[serde(default, rename = "migration")]
     _migration: serde_json::Value,
     #[serde(default, rename = "storageDir")]
@@ -134,6 +168,16 @@ struct ImageManager {
 struct Logging {
     max_part_size: Option<u64>,
     max_part_count: Option<u64>,
+    component_log_dir: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct JournalAlertKeys {
+    #[serde(default)]
+    filter: Vec<String>,
+    service_alert_priority: Option<i64>,
+    system_alert_priority: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -161,11 +205,13 @@ struct Container {
     log_dir: Option<PathBuf>,
     log_max_bytes: Option<u64>,
     stop_grace: Option<DurationText>,
-    // Containers never see the host's root file system, so there is nothing to bind or to hide.
+    user_namespaces: Option<bool>,
+    host_binds: Option<Vec<String>>,
+    seccomp_profile: Option<String>,
+    default_pids_limit: Option<u64>,
+    // Nothing of the host is there but what is named, so there is nothing to hide.
     #[serde(default, rename = "hostWhiteoutsDir")]
     _host_whiteouts_dir: serde_json::Value,
-    #[serde(default, rename = "hostBinds")]
-    _host_binds: serde_json::Value,
 }
 
 impl Config {
@@ -244,10 +290,24 @@ impl Config {
                 file.logging.max_part_size.unwrap_or(262_144),
                 file.logging.max_part_count.unwrap_or(80),
             ),
+            component_log_dir: file
+                .logging
+                .component_log_dir
+                .unwrap_or_else(|| PathBuf::from(crate::ownlog::DEFAULT_DIR)),
+            journal_alerts: JournalAlerts {
+                service_priority: priority(file.journal_alerts.service_alert_priority, 4),
+                system_priority: priority(file.journal_alerts.system_alert_priority, 3),
+                filter: file.journal_alerts.filter,
+            },
             containers,
             working_dir,
         })
     }
+}
+
+/// Priorities that do not exist are the default, as upstream has it.
+fn priority(given: Option<i64>, default: u8) -> u8 {
+    given.and_then(|given| u8::try_from(given).ok()).filter(|given| *given <= 7).unwrap_or(default)
 }
 
 /// Upstream's default is the folder of the storage; IAM knows the storage by its last part.
@@ -271,7 +331,24 @@ fn container(working_dir: &Path, runtime_type: String, part: Container) -> Conta
         log_dir: part.log_dir.unwrap_or_else(|| working_dir.join("logs")),
         log_max_bytes: part.log_max_bytes.unwrap_or(1024 * 1024).max(4096),
         stop_grace: part.stop_grace.map_or(Duration::from_secs(10), DurationText::get),
+        user_namespaces: part.user_namespaces.unwrap_or(false),
+        host_binds: part.host_binds.map(host_folders),
+        seccomp: match part.seccomp_profile.as_deref() {
+            None | Some("") => SeccompChoice::Default,
+            Some("unconfined") => SeccompChoice::Unconfined,
+            Some(file) => SeccompChoice::File(PathBuf::from(file)),
+        },
+        default_pids_limit: part.default_pids_limit.filter(|limit| *limit > 0),
     }
+}
+
+/// Names of folders of the root; an empty list stands for upstream's.
+fn host_folders(names: Vec<String>) -> Vec<String> {
+    if names.is_empty() {
+        return ["bin", "sbin", "lib", "lib64", "usr"].map(str::to_owned).into();
+    }
+    let names = names.into_iter().map(|name| name.trim_matches('/').to_owned());
+    names.filter(|name| !matches!(name.as_str(), "" | "." | "..") && !name.contains('/')).collect()
 }
 
 #[cfg(test)]
@@ -293,7 +370,7 @@ mod tests {
                 "iamPublicServerURL":"main:8090","IAMProtectedServerUrl":"localhost:8089","cmServerURL":"main:8093",
                 "cmReconnectTimeout":"1m","monitoring":{"pollPeriod":"20s","averageWindow":"2m"},
                 "imageManager":{"updateItemTtl":"P10D","imagesPartLimit":20},"logging":{"maxPartSize":131072,"maxPartCount":40},
-                "journalAlerts":{"filter":["x"]},"migration":{"migrationPath":"/x"},"storageDir":"/a","stateDir":"/b",
+                "journalAlerts":{"filter":["x"],"serviceAlertPriority":9,"systemAlertPriority":2},"migration":{"migrationPath":"/x"},"storageDir":"/a","stateDir":"/b",
                 "runtimes":[{"plugin":"container","type":"crun","isComponent":false,
                   "config":{"stateDir":"/var/aos/states","hostBinds":["bin"],"cgroupParent":"/aos/"}}]}"#,
         )
@@ -304,6 +381,9 @@ mod tests {
         assert_eq!(config.average_samples, 6);
         assert_eq!(config.image_path, Path::new("/var/aos/workdirs/sm/images"));
         assert_eq!(config.log_limits, Limits::new(131_072, 40));
+        let alerts = JournalAlerts { filter: vec!["x".into()], service_priority: 4, system_priority: 2 };
+        assert_eq!(config.journal_alerts, alerts);
+        assert_eq!(config.component_log_dir, Path::new("/var/log/aos"));
         let runtime = config.containers.first().unwrap();
         assert_eq!(runtime.state_dir, Path::new("/var/aos/states"));
         assert_eq!(runtime.storage_dir, Path::new("/var/aos/workdirs/sm/storages"));

@@ -14,8 +14,7 @@ use tokio::process::Command;
 pub const MAX_ENTRY: usize = 256 * 1024;
 
 const PLACES: [&str; 2] = ["/run/log/journal", "/var/log/journal"];
-const FIELDS: &str =
-    "--output-fields=MESSAGE,PRIORITY,_SYSTEMD_UNIT,UNIT,_SYSTEMD_CGROUP,SYSLOG_IDENTIFIER";
+const FIELDS: &str = "--output-fields=MESSAGE,PRIORITY,_SYSTEMD_UNIT,UNIT,_SYSTEMD_CGROUP,SYSLOG_IDENTIFIER";
 
 /// True when this node keeps a journal.
 pub fn is_there() -> bool {

@@ -22,6 +22,7 @@ mod logprovider;
 mod monitoring;
 mod networkmanager;
 mod nodeconfig;
+mod ownlog;
 mod permissions;
 mod resourcemanager;
 mod runtimes;

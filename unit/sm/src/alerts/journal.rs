@@ -1,10 +1,10 @@
 //! Follows the journal from where it was left.
 //!
 //! `journalctl --follow` runs beside us and wakes us for urgent entries only; it ends with its pipe, whatever
-//! ends us. When it ends on its own, or does not take the stored place, following begins anew at the end of
-//! the journal after a pause, which doubles up to ten seconds.
+//! ends us. When it ends on its own, or does not take the stored place, following begins anew from now
+//! on after a pause, which doubles up to ten seconds.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aos_backoff::Backoff;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -24,7 +24,8 @@ const KEPT: usize = 8192;
 /// The journal, being followed.
 pub struct Follower {
     arguments: Vec<String>,
-    cursor: Option<String>,
+    /// The entry read last, or a time as `@SECONDS`.
+    cursor: String,
     running: Option<Running>,
     backoff: Backoff,
     /// When the next try may be made.
@@ -39,15 +40,20 @@ struct Running {
 }
 
 impl Follower {
-    /// From after `cursor`, or from the end of the journal.
+    /// From after `cursor`, or from now on.
     pub fn new(settings: &Settings, cursor: Option<String>) -> Self {
         // Terms of one field are alternatives, and so is what stands after the plus.
         let mut arguments: Vec<String> =
             (0..=settings.least()).map(|priority| format!("PRIORITY={priority}")).collect();
         arguments.extend(["+".to_owned(), "_SYSTEMD_UNIT=init.scope".to_owned()]);
         let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, 0.0);
-        let cursor = cursor.filter(|cursor| cursor.len() <= MAX_CURSOR);
+        let cursor = cursor.filter(|cursor| cursor.len() <= MAX_CURSOR).unwrap_or_else(now);
         Self { arguments, cursor, running: None, backoff, resume: None, noted: false }
+    }
+
+    /// Where it reads.
+    pub fn place(&self) -> &str {
+        &self.cursor
     }
 
     /// The next entry; may be given up and asked again.
@@ -62,7 +68,7 @@ impl Follower {
                     self.backoff.reset();
                     self.noted = false;
                     if entry.cursor.len() <= MAX_CURSOR {
-                        self.cursor = Some(entry.cursor.clone());
+                        self.cursor.clone_from(&entry.cursor);
                     }
                     return entry;
                 }
@@ -75,7 +81,7 @@ impl Follower {
             let pause = self.backoff.next(0.0);
             // A place that is not taken at the second try will not be taken later.
             if pause > FIRST_PAUSE {
-                self.cursor = None;
+                self.cursor = now();
             }
             self.resume = Some(tokio::time::Instant::now() + pause);
         }
@@ -85,7 +91,9 @@ impl Follower {
         if self.running.is_none() {
             self.running = Some(self.start()?);
         }
-        let Some(Running { pipe, text, .. }) = &mut self.running else { return Err(Error::Ended("the journal")) };
+        let Some(Running { pipe, text, .. }) = &mut self.running else {
+            return Err(Error::Ended("the journal"));
+        };
         loop {
             let piece = pipe.fill_buf().await.map_err(Error::system("read the journal"))?;
             if piece.is_empty() {
@@ -111,13 +119,19 @@ impl Follower {
 
     fn start(&self) -> Result<Running, Error> {
         let mut command = journal::command();
-        match &self.cursor {
-            Some(cursor) => command.args(["--no-tail".to_owned(), format!("--after-cursor={cursor}")]),
-            None => command.arg("--lines=0"),
-        };
-        command.arg("--follow").args(&self.arguments).stdout(std::process::Stdio::piped());
+        let place = if self.cursor.starts_with('@') { "since" } else { "after-cursor" };
+        command
+            .arg(format!("--{place}={}", self.cursor))
+            .args(["--follow", "--no-tail"])
+            .args(&self.arguments)
+            .stdout(std::process::Stdio::piped());
         let mut child = command.spawn().map_err(Error::system("run journalctl"))?;
         let pipe = child.stdout.take().ok_or(Error::Ended("journalctl"))?;
         Ok(Running { _child: child, pipe: BufReader::with_capacity(8192, pipe), text: Vec::new() })
     }
+}
+
+fn now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("@{}", since.as_secs())
 }

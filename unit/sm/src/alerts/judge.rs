@@ -7,6 +7,7 @@ use aos_unit_api::servicemanager::v5::alert::AlertItem;
 use regex_lite::Regex;
 
 use super::{Core, core_item, instance_item, system_item};
+use crate::config::JournalAlerts;
 use crate::journal::{Entry, bytes, text};
 use crate::launcher::Watched;
 
@@ -41,6 +42,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// From the configuration; an expression that is none is told and left out.
+    pub fn new(config: &JournalAlerts) -> Self {
+        let compiled = config.filter.iter().filter_map(|text| match Regex::new(text) {
+            Ok(regex) => Some(regex),
+            Err(error) => {
+                tracing::warn!("journalAlerts.filter: '{text}' is left out: {error}");
+                None
+            }
+        });
+        Self { filter: compiled.collect(), service: config.service_priority, system: config.system_priority }
+    }
+
     /// Least urgent priority that can give an alert of anybody but systemd.
     pub fn least(&self) -> u8 {
         self.service.max(self.system)
@@ -66,11 +79,8 @@ pub fn judge(entry: &Entry, settings: &Settings, instances: &[Watched]) -> Optio
     }
     let unit = text(&entry.unit);
     let cgroup = text(&entry.cgroup);
-    let (unit, limit) = if unit == INIT {
-        (text(&entry.about), settings.service)
-    } else {
-        (unit, settings.system)
-    };
+    let (unit, limit) =
+        if unit == INIT { (text(&entry.about), settings.service) } else { (unit, settings.system) };
     if let Some(one) = instances.iter().find(|one| cgroup.contains(&one.id) || unit.contains(&one.id)) {
         let item = || instance_item((&one.ident).into(), &one.version, &message);
         return (priority <= settings.service).then(item);
@@ -147,10 +157,15 @@ mod tests {
         assert_eq!(init("aos-iam.service", "4"), "IAM failed");
         assert_eq!(init("cron.service", "4"), "system failed");
         assert_eq!(init("cron.service", "5"), "none");
-        assert_eq!(of(json!({"MESSAGE": "x", "_SYSTEMD_UNIT": "init.scope", "_SYSTEMD_CGROUP": "/a"})), "system x");
+        assert_eq!(
+            of(json!({"MESSAGE": "x", "_SYSTEMD_UNIT": "init.scope", "_SYSTEMD_CGROUP": "/a"})),
+            "system x"
+        );
         // Of an instance, by its cgroup or by a unit named after it.
         let spoken = |priority: &str| {
-            of(json!({"MESSAGE": "oh", "PRIORITY": priority, "_SYSTEMD_CGROUP": cgroup, "_SYSTEMD_UNIT": "aos-sm.service"}))
+            of(
+                json!({"MESSAGE": "oh", "PRIORITY": priority, "_SYSTEMD_CGROUP": cgroup, "_SYSTEMD_UNIT": "aos-sm.service"}),
+            )
         };
         assert_eq!((spoken("4").as_str(), spoken("5").as_str()), ("instance 1.2.3 oh", "none"));
         assert_eq!(init(&format!("crun-{}.scope", known.id), "4"), "instance 1.2.3 failed");

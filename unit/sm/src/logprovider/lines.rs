@@ -3,6 +3,7 @@
 //! Times are whole seconds, as they are shown. A line belongs to the mark that covers its first byte.
 
 use std::io::{self, BufRead, Read};
+use std::iter::Peekable;
 use std::ops::Range;
 
 use aos_keep::index::{Event, Record};
@@ -36,42 +37,53 @@ impl Window {
     }
 }
 
-/// Hands every line in `span` of a log to `line`, with its time. `text` stands at the start of the span;
-/// what no mark covers was written at `last_write`. Lines longer than `longest` bytes come in pieces.
-pub fn dated<E: From<io::Error>>(
-    text: &mut impl BufRead,
-    records: impl Iterator<Item = Record>,
-    span: Range<u64>,
+/// The lines in a span of a log, each with its time. What no mark covers was written at `last_write`. Lines
+/// longer than `longest` bytes come in pieces.
+pub struct Lines<T, I: Iterator<Item = Record>> {
+    text: T,
+    marks: Peekable<I>,
+    offset: u64,
+    end: u64,
     last_write: u64,
-    longest: usize,
-    mut line: impl FnMut(u64, &[u8]) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut marks = records.filter(|record| record.event == Event::Written).peekable();
-    let mut offset = span.start;
-    let mut buffer = Vec::new();
-    let mut cut = false;
-    while offset < span.end {
-        buffer.clear();
-        let room = (span.end - offset).min(longest.max(1) as u64);
-        let count = text.by_ref().take(room).read_until(b'\n', &mut buffer)? as u64;
-        if count == 0 {
-            break;
-        }
-        while marks.next_if(|mark| mark.offset <= offset).is_some() {}
-        let at = marks.peek().map_or(last_write, |mark| mark.at);
-        offset += count;
-        let whole = buffer.last() == Some(&b'\n');
-        if whole {
-            buffer.pop();
-        }
-        // The end of a line of which all else has been handed on.
-        let rest = cut && buffer.is_empty();
-        cut = !whole;
-        if !rest {
-            line(at, &buffer)?;
-        }
+    longest: u64,
+    /// The piece before was not the end of its line.
+    cut: bool,
+}
+
+impl<T: BufRead, I: Iterator<Item = Record>> Lines<T, I> {
+    /// `text` stands at the start of `span`.
+    pub fn new(text: T, records: I, span: Range<u64>, last_write: u64, longest: usize) -> Self {
+        let (offset, end) = (span.start, span.end);
+        let longest = longest.max(1) as u64;
+        Self { text, marks: records.peekable(), offset, end, last_write, longest, cut: false }
     }
-    Ok(())
+
+    /// The next line: its time; its text without the line feed in `line`.
+    pub fn next(&mut self, line: &mut Vec<u8>) -> io::Result<Option<u64>> {
+        while self.offset < self.end {
+            line.clear();
+            let room = (self.end - self.offset).min(self.longest);
+            let count = self.text.by_ref().take(room).read_until(b'\n', line)? as u64;
+            if count == 0 {
+                break;
+            }
+            let past = |mark: &Record| mark.event != Event::Written || mark.offset <= self.offset;
+            while self.marks.next_if(past).is_some() {}
+            let at = self.marks.peek().map_or(self.last_write, |mark| mark.at);
+            self.offset += count;
+            let whole = line.last() == Some(&b'\n');
+            if whole {
+                line.pop();
+            }
+            // The end of a line of which all else has been handed on.
+            let rest = self.cut && line.is_empty();
+            self.cut = !whole;
+            if !rest {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// A place in the files of a log, which follow one another.
@@ -146,12 +158,12 @@ mod tests {
 
     fn collect(text: &[u8], records: &[Record], span: Range<u64>, longest: usize) -> Vec<(u64, Vec<u8>)> {
         let mut lines = Vec::new();
-        let mut from = text.get(usize::try_from(span.start).unwrap()..).unwrap();
-        dated::<io::Error>(&mut from, records.iter().copied(), span, 99, longest, |at, line| {
-            lines.push((at, line.to_vec()));
-            Ok(())
-        })
-        .unwrap();
+        let from = text.get(usize::try_from(span.start).unwrap()..).unwrap();
+        let mut read = Lines::new(from, records.iter().copied(), span, 99, longest);
+        let mut line = Vec::new();
+        while let Some(at) = read.next(&mut line).unwrap() {
+            lines.push((at, line.clone()));
+        }
         lines
     }
 

@@ -1,4 +1,5 @@
-//! Answers requests for logs: those of instances from their files, those of the system from the journal.
+//! Answers requests for logs: those of instances from their files, those of the system from the journal or,
+//! without one, from the log files of the core components. Several logs are put together by time.
 //!
 //! Every line carries the time of its writing, to the second; a request's span of time holds for each line.
 //! Of a crash the lines of the crashed process are given and how it ended. Two answers are made at a time, in a file of
@@ -7,6 +8,8 @@
 mod files;
 mod journal;
 mod lines;
+mod merge;
+mod own;
 mod parts;
 
 use std::path::PathBuf;
@@ -23,6 +26,7 @@ use crate::Error;
 use crate::launcher::Command;
 use crate::smclient::Outgoing;
 use lines::Window;
+use merge::{MAX_SOURCES, merge};
 pub use parts::Limits;
 use parts::{Packed, Parts};
 
@@ -36,6 +40,7 @@ const MAX_REQUESTS: usize = 16;
 pub struct LogProvider {
     launcher: mpsc::Sender<Command>,
     dir: PathBuf,
+    component_dir: PathBuf,
     limits: Limits,
     requests: Arc<Semaphore>,
     workers: Arc<Semaphore>,
@@ -90,10 +95,23 @@ enum Found {
 }
 
 impl LogProvider {
-    /// Logs of the launcher's instances; answers being made lie in `dir`.
-    pub fn new(launcher: mpsc::Sender<Command>, dir: PathBuf, limits: Limits) -> Self {
+    /// Logs of the launcher's instances; answers being made lie in `dir`, log files of core components in
+    /// `component_dir`.
+    pub fn new(
+        launcher: mpsc::Sender<Command>,
+        dir: PathBuf,
+        component_dir: PathBuf,
+        limits: Limits,
+    ) -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
-        Self { launcher, dir, limits, requests: places(MAX_REQUESTS), workers: places(WORKERS) }
+        Self {
+            launcher,
+            dir,
+            component_dir,
+            limits,
+            requests: places(MAX_REQUESTS),
+            workers: places(WORKERS),
+        }
     }
 
     /// Answers a request into `queue`.
@@ -134,15 +152,22 @@ impl LogProvider {
         if paths.is_empty() {
             return Ok(Found::Absent("no service instance found"));
         }
+        if paths.len() > MAX_SOURCES {
+            let what = "the number of instances whose logs are put together (name one)".to_owned();
+            return Err(Error::Limit { what, limit: MAX_SOURCES as u64 });
+        }
         self.make(move |parts| {
-            if !crash {
-                return paths.iter().try_for_each(|path| files::instance(path, window, parts)).map(|()| true);
-            }
-            let mut any = false;
+            let longest = parts.limits().longest();
+            let mut sources = Vec::new();
             for path in &paths {
-                any |= files::crash(path, window, parts)?;
+                if crash {
+                    sources.extend(files::crash(path, window, longest)?);
+                } else {
+                    sources.push(files::instance(path, longest)?);
+                }
             }
-            Ok(any)
+            let any = !sources.is_empty();
+            merge(sources, window, parts).map(|()| any)
         })
         .await
     }
@@ -164,9 +189,33 @@ impl LogProvider {
         work.await.map_err(|_| Error::Ended("the answer to a request for logs"))?
     }
 
+    /// The log files of the core components, where nobody keeps a journal.
+    async fn components(&self, window: Window) -> Result<Packed, Error> {
+        let dir = self.component_dir.clone();
+        let missing = || {
+            let what = format!(
+                "a system log on this node, which keeps no journal and no file in {},",
+                dir.display()
+            );
+            Error::NotSupported(what)
+        };
+        if crate::ownlog::present(&dir).is_empty() {
+            return Err(missing());
+        }
+        let from = dir.clone();
+        let made = self.make(move |parts| {
+            let longest = parts.limits().longest();
+            merge(own::sources(&from, longest), window, parts).map(|()| true)
+        });
+        match made.await? {
+            Found::Log(packed) => Ok(packed),
+            Found::Absent(_) => Err(missing()),
+        }
+    }
+
     async fn system(&self, window: Window) -> Result<Packed, Error> {
         if !crate::journal::is_there() {
-            return Err(Error::NotSupported("a system log on this node, which keeps no journal,".to_owned()));
+            return self.components(window).await;
         }
         let (mut child, pipe) = journal::start(window)?;
         let made = self.make(move |parts| journal::read(pipe, window, parts).map(|()| true));

@@ -26,6 +26,8 @@ const MIGRATIONS: Migrations = Migrations::new(&["
         item TEXT NOT NULL, version TEXT NOT NULL, manifest TEXT NOT NULL,
         removed_at INTEGER, PRIMARY KEY (item, version)) STRICT;
     CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+", "
+    CREATE TABLE ready (id TEXT PRIMARY KEY, pid INTEGER NOT NULL) STRICT;
 "]);
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -133,10 +135,30 @@ impl Database {
         .await
     }
 
-    /// Forgets the number of starts.
+    /// Forgets the number of starts and what was found ready.
     pub async fn forget_starts(&self, id: String) -> Result<(), Error> {
         self.call("forget a start count", move |db| {
+            db.execute("DELETE FROM ready WHERE id = ?1", params![id])?;
             db.execute("DELETE FROM starts WHERE id = ?1", params![id])
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// Processes that were found ready, by instance ID.
+    pub async fn ready(&self) -> Result<BTreeMap<String, i32>, Error> {
+        self.call("read what is ready", |db| {
+            db.prepare("SELECT id, pid FROM ready")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+        .await
+    }
+
+    /// Remembers that a process was found ready.
+    pub async fn set_ready(&self, id: String, pid: i32) -> Result<(), Error> {
+        self.call("note what is ready", move |db| {
+            db.execute("INSERT OR REPLACE INTO ready (id, pid) VALUES (?1, ?2)", params![id, pid])
         })
         .await
         .map(|_| ())

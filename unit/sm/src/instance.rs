@@ -3,8 +3,7 @@
 use aos_ids::{Digest, InstanceIdent};
 use serde::{Deserialize, Serialize};
 
-/// The complete wish for one instance. Any difference between two values means the instance has to be
-/// stopped and started again.
+/// The complete wish for one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceInfo {
     /// Which instance.
@@ -34,6 +33,15 @@ pub struct InstanceInfo {
 }
 
 impl InstanceInfo {
+    /// True when a process started for this wish does for the other one as well. What only says how the
+    /// process is looked at, its priority and its monitoring, needs no other process.
+    pub fn same_process(&self, other: &Self) -> bool {
+        let Self { ident, version, manifest, owner, runtime, uid, gid, storage_path, state_path, env, .. } =
+            self;
+        (ident, version, manifest, owner, runtime) == (&other.ident, &other.version, &other.manifest, &other.owner, &other.runtime)
+            && (uid, gid, storage_path, state_path, env) == (&other.uid, &other.gid, &other.storage_path, &other.state_path, &other.env)
+    }
+
     /// The instance ID (UUID) that names container, cgroup and network namespace.
     pub fn id(&self) -> String {
         self.ident.instance_id()

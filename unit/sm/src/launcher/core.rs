@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use aos_ids::InstanceIdent;
 
-use super::entry::{Entry, Phase};
-use super::events::{Action, Ended, Event, Facts, Failure, Found, Status};
+use super::entry::{Entry, Phase, error_of};
+use super::events::{Action, Ended, Event, Facts, Failure, FailureKind, Found, Status, Why};
+use super::health::{Health, Question};
 use crate::instance::InstanceInfo;
 
 /// Most instances of a node, as all peers have it.
@@ -29,9 +30,10 @@ pub struct Core {
 }
 
 impl Core {
-    /// No instances yet; `runtimes` are the identifiers of this node's. Counts as offline from `now` on.
-    pub fn new(runtimes: BTreeSet<String>, now: Instant) -> Self {
-        Self { entries: BTreeMap::new(), runtimes, offline_since: Some(now), update_open: false }
+    /// No instances yet; `runtimes` are the identifiers of this node's. The cloud counts as away since
+    /// `offline_since`, `None` would mean that it is there.
+    pub fn new(runtimes: BTreeSet<String>, offline_since: Option<Instant>) -> Self {
+        Self { entries: BTreeMap::new(), runtimes, offline_since, update_open: false }
     }
 
     /// Status of every instance.
@@ -44,6 +46,13 @@ impl Core {
         self.entries.contains_key(ident)
     }
 
+    /// The runtime in which a process of ours runs.
+    pub fn runtime_of(&self, id: &str, pid: i32) -> Option<&str> {
+        let mut running = self.entries.values().filter_map(|entry| entry.running.as_ref());
+        let (info, _) = running.find(|(info, running)| *running == pid && info.id() == id)?;
+        Some(&info.runtime)
+    }
+
     /// When a [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         let waits = self.entries.values().filter_map(|entry| match entry.phase {
@@ -51,11 +60,13 @@ impl Core {
             _ => None,
         });
         let expiries = self.entries.values().filter_map(|entry| {
-            let live = entry.running.is_some() || matches!(entry.phase, Phase::Waiting(_));
+            let live = matches!(entry.phase, Phase::Up | Phase::Waiting(_));
             entry.facts.offline_ttl.filter(|_| live).zip(self.offline_since).map(|(ttl, since)| since + ttl)
         });
         let retries = self.entries.values().filter_map(Entry::retry_due);
-        waits.chain(expiries).chain(retries).min()
+        let probes = self.entries.values().filter(|entry| entry.phase == Phase::Up);
+        let probes = probes.filter_map(|entry| entry.health.as_ref()?.due());
+        waits.chain(expiries).chain(retries).chain(probes).min()
     }
 
     /// Takes an event and answers what follows from it, in order.
@@ -69,13 +80,21 @@ impl Core {
             Event::Started(info, result) => self.started(now, &info, result, &mut actions),
             Event::Stopped(ident, result) => self.stopped(now, &ident, result, &mut actions, &mut reports),
             Event::Exited { id, pid, ended } => self.exited(now, &id, pid, ended, &mut actions),
+            Event::Probed { ident, pid, question, result } => {
+                self.probed(now, &ident, pid, question, result, &mut actions);
+            }
             Event::CmConnected => {
-                let passing = |entry: &Entry| entry.failure.as_ref().is_some_and(|failure| failure.passing);
+                let passing = |entry: &Entry| {
+                    entry.failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::Passing)
+                };
                 self.drive_where(now, passing, true, &mut actions);
             }
             Event::Cloud(connected) => {
-                self.offline_since = if connected { None } else { self.offline_since.or(Some(now)) };
-                self.drive_where(now, |_| true, false, &mut actions);
+                if connected == self.offline_since.is_some() {
+                    actions.push(Action::Offline(!connected));
+                    self.offline_since = (!connected).then_some(now);
+                    self.drive_where(now, |_| true, false, &mut actions);
+                }
             }
             Event::Tick => {
                 let due = |entry: &Entry| entry.retry_due().is_some_and(|at| at <= now);
@@ -108,17 +127,20 @@ impl Core {
     }
 
     fn begin(&mut self, now: Instant, found: Vec<Found>, actions: &mut Vec<Action>) {
-        for Found { info, running, missed, facts } in found {
+        for Found { info, running, ready, missed, facts } in found {
             let ident = info.ident.clone();
             let mut entry = Entry::new(info);
             entry.facts = facts.unwrap_or_default();
+            entry.traces.insert(entry.last.runtime.clone());
             if let Some(running) = running {
                 entry.phase = Phase::Up;
+                entry.traces.insert(running.0.runtime.clone());
+                entry.health = entry.facts.probes.clone().map(|probes| Health::new(probes, now, ready));
                 entry.running = Some(running);
                 entry.window.started(now);
             } else if let Some(ended) = missed {
                 entry.window.started(now);
-                entry.ended(now, ended);
+                entry.ended(now, error_of(ended), actions);
             }
             self.entries.insert(ident, entry);
         }
@@ -156,6 +178,11 @@ impl Core {
             if entry.wish.as_ref() != Some(&info) || entry.reported.is_none() {
                 put.push(info.clone());
             }
+            let other = entry.wish.as_ref().is_none_or(|wish| !wish.same_process(&info));
+            if other && matches!(entry.phase, Phase::Waiting(_)) {
+                // The pause is for what has just ended, not for what is to come.
+                entry.phase = Phase::Down;
+            }
             entry.restart_asked |= stopped.contains(&ident) && entry.running.is_some();
             entry.last = info.clone();
             entry.wish = Some(info);
@@ -167,6 +194,10 @@ impl Core {
             if let Some(entry) = self.entries.get_mut(ident) {
                 // Asking again is asking for another try.
                 entry.rejected = None;
+                if matches!(entry.phase, Phase::Stopping(Why::Unhealthy | Why::GivenUp)) {
+                    entry.phase = Phase::Stopping(Why::Replace);
+                    entry.failure = None;
+                }
                 if !entry.is_busy() && entry.failure.is_some() {
                     entry.window.clear();
                     if !matches!(entry.phase, Phase::Waiting(_)) {
@@ -197,8 +228,7 @@ impl Core {
                     entry.facts = facts;
                     entry.failure = None;
                     if entry.running.is_some() {
-                        entry.phase = Phase::Stopping;
-                        actions.push(Action::Stop { ident: info.ident.clone(), forget: false });
+                        entry.stop(Why::Replace, actions);
                     } else {
                         entry.start(now, actions);
                     }
@@ -227,6 +257,7 @@ impl Core {
                 entry.phase = Phase::Up;
                 entry.running = Some((info.clone(), pid));
                 entry.failure = None;
+                entry.health = entry.facts.probes.clone().map(|probes| Health::new(probes, now, false));
                 if let Some((_, ended)) = early.filter(|(early_pid, _)| *early_pid == pid) {
                     return self.exited(now, &info.id(), pid, ended, actions);
                 }
@@ -237,9 +268,22 @@ impl Core {
                 if entry.wish.as_ref() == Some(info) {
                     entry.fail(now, failure);
                 }
+                self.await_release(&info.ident);
             }
         }
         self.drive(now, &info.ident, actions);
+    }
+
+    /// What an instance being stopped still has is waited for, and no failure yet.
+    fn await_release(&mut self, ident: &InstanceIdent) {
+        if !self.entries.values().any(|entry| matches!(entry.phase, Phase::Stopping(_))) {
+            return;
+        }
+        if let Some(entry) = self.entries.get_mut(ident)
+            && let Some(failure) = entry.failure.as_mut().filter(|_| entry.conflict)
+        {
+            failure.kind = FailureKind::Passing;
+        }
     }
 
     fn stopped(
@@ -250,25 +294,65 @@ impl Core {
         actions: &mut Vec<Action>,
         reports: &mut Vec<Status>,
     ) {
-        let Some(entry) = self.entries.get_mut(ident).filter(|entry| entry.phase == Phase::Stopping) else {
-            return;
-        };
+        let Some(entry) = self.entries.get_mut(ident) else { return };
+        let Phase::Stopping(why) = entry.phase else { return };
+        let before = entry.running.take();
         entry.phase = Phase::Down;
-        entry.running = None;
         entry.early_exit = None;
-        entry.window.clear();
-        match result {
-            Ok(()) if entry.wish.is_none() => {
-                entry.failure = None;
-                reports.push(entry.status());
-                self.entries.remove(ident);
-            }
-            Ok(()) => {
-                entry.failure = None;
-                self.drive(now, ident, actions);
-            }
-            Err(failure) => entry.fail(now, failure),
+        entry.health = None;
+        if let Err(failure) = result {
+            entry.fail_to_stop(now, failure);
+            return;
         }
+        entry.failed_stops = 0;
+        entry.retry_at = None;
+        entry.traces.clear();
+        let Some(wish) = entry.wish.clone() else {
+            entry.failure = None;
+            reports.push(entry.status());
+            self.entries.remove(ident);
+            return self.released(now, actions);
+        };
+        let unchanged = before.is_none_or(|(running, _)| running.same_process(&wish));
+        match why {
+            Why::Unhealthy if unchanged => {
+                if let Some(until) = entry.window.next_start(now, &entry.facts.run) {
+                    entry.phase = Phase::Waiting(until);
+                }
+            }
+            Why::GivenUp if unchanged => {}
+            _ => {
+                entry.window.clear();
+                entry.failure = None;
+                entry.rejected = None;
+            }
+        }
+        self.drive(now, ident, actions);
+        self.released(now, actions);
+    }
+
+    /// Something has been given back: whoever failed for want of it tries again.
+    fn released(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.drive_where(now, |entry| entry.conflict && entry.failure.is_some(), true, actions);
+    }
+
+    fn probed(
+        &mut self,
+        now: Instant,
+        ident: &InstanceIdent,
+        pid: i32,
+        question: Question,
+        result: Result<(), String>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.entries.get_mut(ident) else { return };
+        if entry.running.as_ref().is_none_or(|(_, running)| *running != pid) {
+            return;
+        }
+        if entry.health.as_mut().is_some_and(|health| health.answer(now, question, result)) {
+            actions.push(Action::Ready { id: ident.instance_id(), pid });
+        }
+        self.drive(now, ident, actions);
     }
 
     fn exited(&mut self, now: Instant, id: &str, pid: i32, ended: Ended, actions: &mut Vec<Action>) {
@@ -283,8 +367,9 @@ impl Core {
             return;
         }
         entry.running = None;
+        entry.health = None;
         if entry.phase == Phase::Up {
-            entry.ended(now, ended);
+            entry.ended(now, error_of(ended), actions);
             self.drive(now, &ident, actions);
         }
     }
@@ -296,18 +381,21 @@ impl Core {
         again: bool,
         actions: &mut Vec<Action>,
     ) {
-        let mut due: Vec<(u64, InstanceIdent)> = Vec::new();
+        let mut due: Vec<(bool, u64, InstanceIdent)> = Vec::new();
         for (ident, entry) in &mut self.entries {
             if which(entry) {
                 if again && !entry.is_busy() && !matches!(entry.phase, Phase::Waiting(_)) {
                     entry.failure = None;
                     entry.rejected = None;
                 }
-                due.push((entry.last.priority, ident.clone()));
+                let stays = entry.wish.is_some();
+                let priority = entry.last.priority;
+                due.push((stays, if stays { u64::MAX - priority } else { priority }, ident.clone()));
             }
         }
-        due.sort_by(|(a, ident_a), (b, ident_b)| b.cmp(a).then_with(|| ident_a.cmp(ident_b)));
-        for (_, ident) in due {
+        // What goes makes room first, the least important at once; what comes follows by importance.
+        due.sort();
+        for (_, _, ident) in due {
             self.drive(now, &ident, actions);
         }
     }
@@ -318,43 +406,45 @@ impl Core {
             ttl.zip(self.offline_since).is_some_and(|(ttl, since)| now >= since + ttl)
         };
         let runtimes = &self.runtimes;
-        let Some(entry) = self.entries.get_mut(ident) else { return };
-        if entry.is_busy() {
-            return;
-        }
+        let Some(entry) = self.entries.get_mut(ident).filter(|entry| !entry.is_busy()) else { return };
         let suspended = expired(entry.facts.offline_ttl);
         let Some(wish) = entry.wish.clone() else {
-            // A stop that failed is tried again by the next request only, not in a circle.
-            if entry.failure.is_none() || entry.running.is_some() || matches!(entry.phase, Phase::Waiting(_))
-            {
-                entry.stop(ident, true, actions);
+            if entry.failed_stops == 0 || entry.failure.is_none() {
+                entry.stop(Why::Remove, actions);
             }
             return;
         };
         match entry.phase {
             Phase::Up => {
-                let fits = entry.running.as_ref().is_some_and(|(running, _)| *running == wish);
+                let fits = entry.running.as_ref().is_some_and(|(running, _)| running.same_process(&wish));
                 if suspended {
-                    entry.stop(ident, false, actions);
+                    entry.stop(Why::Suspend, actions);
                 } else if fits && entry.restart_asked {
                     entry.restart_asked = false;
-                    entry.stop(ident, false, actions);
+                    entry.stop(Why::Replace, actions);
                 } else if !fits && entry.rejected.as_ref() != Some(&wish) {
                     entry.restart_asked = false;
                     entry.prepare(&wish, runtimes, actions);
+                } else {
+                    if let Some((running, _)) = entry.running.as_mut().filter(|_| fits) {
+                        *running = wish;
+                    }
+                    entry.watch_health(now, actions);
                 }
             }
             Phase::Waiting(until) => {
                 if suspended {
-                    entry.failure = None;
-                    entry.stop(ident, false, actions);
+                    entry.stop(Why::Suspend, actions);
                 } else if now >= until {
                     entry.phase = Phase::Down;
                     entry.failure = None;
                     entry.prepare(&wish, runtimes, actions);
                 }
             }
-            Phase::Down if !suspended && entry.failure.is_none() => {
+            Phase::Down if entry.failure.is_none() && entry.failed_stops > 0 => {
+                entry.stop(if suspended { Why::Suspend } else { Why::Replace }, actions);
+            }
+            Phase::Down if entry.failure.is_none() && !suspended => {
                 entry.restart_asked = false;
                 entry.prepare(&wish, runtimes, actions);
             }

@@ -1,7 +1,11 @@
 //! The launcher's rules: scenarios, and random ones against what must always hold.
 
 use super::*;
+use std::sync::Arc;
+
+use aos_duration_text::DurationText;
 use aos_ids::{Digest, ItemId, SubjectId};
+use aos_item_format::{Probe, Probes, TcpProbe};
 use aos_status::{AosCode, ErrorInfo, InstanceState};
 use proptest::prelude::*;
 
@@ -28,7 +32,8 @@ fn info(instance: u64, version: &str) -> InstanceInfo {
 }
 
 fn failure(text: &str, passing: bool) -> Failure {
-    Failure { error: ErrorInfo::new(AosCode::Failed, text), passing }
+    let kind = if passing { FailureKind::Passing } else { FailureKind::Lasting };
+    Failure { error: ErrorInfo::new(AosCode::Failed, text), kind }
 }
 
 struct Bench {
@@ -40,7 +45,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let now = Instant::now();
-        let mut bench = Self { core: Core::new(["r".to_owned()].into(), now), now, log: Vec::new() };
+        let mut bench = Self { core: Core::new(["r".to_owned()].into(), Some(now)), now, log: Vec::new() };
         bench.on(Event::Begin(vec![]));
         bench
     }
@@ -72,7 +77,7 @@ impl Bench {
     }
 
     fn exit(&mut self, info: &InstanceInfo, pid: i32, code: i32) -> Vec<Action> {
-        self.on(Event::Exited { id: info.id(), pid, ended: Ended { code: Some(code), signal: None } })
+        self.on(Event::Exited { id: info.id(), pid, ended: Ended { code: Some(code), ..Ended::default() } })
     }
 
     fn status(&self, info: &InstanceInfo) -> Status {
@@ -99,8 +104,11 @@ fn orders(actions: &[Action]) -> Vec<&'static str> {
         Action::Store { .. } => "store",
         Action::Prepare(_) => "prepare",
         Action::Start(_) => "start",
-        Action::Stop { forget: true, .. } => "remove",
+        Action::Stop { why: Why::Remove, .. } => "remove",
         Action::Stop { .. } => "stop",
+        Action::Probe { .. } => "probe",
+        Action::Ready { .. } => "ready",
+        Action::Offline(_) => "offline",
         Action::Acknowledge { .. } => "ack",
         Action::Report(_) => "report",
         Action::ReportAll => "all",
@@ -204,7 +212,8 @@ fn a_crash_is_reported_with_its_code_and_restarted_until_the_burst_is_used_up() 
     bench.bring_up(&one, 1);
     for pid in 1..=3 {
         let actions = bench.exit(&one, pid, 3);
-        assert_eq!(orders(&actions), ["ack", "report"]);
+        let after: &[&str] = if pid == 3 { &["ack", "stop", "report"] } else { &["ack", "report"] };
+        assert_eq!(orders(&actions), after, "who is given up holds nothing any more");
         let status = bench.status(&one);
         assert_eq!((status.state, status.error.unwrap().exit_code), (InstanceState::Failed, 3));
         if pid == 3 {
@@ -217,6 +226,8 @@ fn a_crash_is_reported_with_its_code_and_restarted_until_the_burst_is_used_up() 
         bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
         bench.on(Event::Started(Box::new(one.clone()), Ok(pid + 1)));
     }
+    bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    assert_eq!(bench.status(&one).error.unwrap().exit_code, 3, "the reason is still told");
     assert_eq!(bench.core.next_deadline(), None, "given up");
     assert_eq!(orders(&bench.want_one(&one)), ["prepare", "report"], "asking again is another try");
 }
@@ -244,16 +255,21 @@ fn an_exit_that_overtakes_its_start_is_not_lost() {
 #[test]
 fn what_runs_at_start_is_taken_up_and_what_is_missing_is_started() {
     let now = Instant::now();
-    let mut core = Core::new(["r".to_owned()].into(), now);
+    let mut core = Core::new(["r".to_owned()].into(), Some(now));
     let (runs, gone, crashed) = (info(0, "1.0.0"), info(1, "1.0.0"), info(2, "1.0.0"));
-    let found =
-        |info: &InstanceInfo, running, missed| Found { info: info.clone(), running, missed, facts: None };
+    let found = |info: &InstanceInfo, running, missed| Found {
+        info: info.clone(),
+        running,
+        ready: false,
+        missed,
+        facts: None,
+    };
     let actions = core.on(
         now,
         Event::Begin(vec![
             found(&runs, Some((runs.clone(), 5)), None),
             found(&gone, None, None),
-            found(&crashed, None, Some(Ended { code: None, signal: Some(9) })),
+            found(&crashed, None, Some(Ended { signal: Some(9), ..Ended::default() })),
         ]),
     );
     assert_eq!(
@@ -316,7 +332,7 @@ fn without_the_cloud_an_instance_ends_in_time_and_comes_back_with_it() {
     let one = info(0, "1.0.0");
     let facts = Facts { offline_ttl: Some(Duration::from_mins(1)), ..Facts::default() };
     bench.want_one(&one);
-    bench.on(Event::Prepared(Box::new(one.clone()), Ok(facts)));
+    bench.on(Event::Prepared(Box::new(one.clone()), Ok(facts.clone())));
     bench.on(Event::Started(Box::new(one.clone()), Ok(7)));
     assert_eq!(bench.core.next_deadline(), None);
     bench.on(Event::Cloud(false));
@@ -326,7 +342,257 @@ fn without_the_cloud_an_instance_ends_in_time_and_comes_back_with_it() {
     bench.on(Event::Stopped(one.ident.clone(), Ok(())));
     assert_eq!(bench.state(&one), InstanceState::Inactive);
     assert_eq!(bench.core.next_deadline(), None);
-    assert_eq!(orders(&bench.on(Event::Cloud(true))).first(), Some(&"prepare"));
+    assert_eq!(orders(&bench.on(Event::Cloud(true))), ["offline", "prepare", "report"]);
+    bench.on(Event::Prepared(Box::new(one.clone()), Ok(facts)));
+    bench.on(Event::Started(Box::new(one.clone()), Ok(8)));
+    // A short absence: the time begins anew with the next one.
+    bench.on(Event::Cloud(false));
+    bench.now += Duration::from_secs(59);
+    bench.on(Event::Tick);
+    bench.on(Event::Cloud(true));
+    assert_eq!(bench.core.next_deadline(), None);
+    bench.on(Event::Cloud(false));
+    bench.on(Event::Cloud(false));
+    assert_eq!(bench.core.next_deadline(), Some(bench.now + Duration::from_mins(1)));
+    assert_eq!(bench.state(&one), InstanceState::Active);
+}
+
+fn tcp() -> Probe {
+    Probe { tcp: Some(TcpProbe { port: 1 }), ..Probe::default() }
+}
+
+fn probes(readiness: Option<Probe>, liveness: Option<Probe>) -> Arc<Probes> {
+    let start_timeout = DurationText(Duration::from_secs(30));
+    Arc::new(Probes { start_timeout, readiness, liveness })
+}
+
+impl Bench {
+    fn bring_up_probed(&mut self, info: &InstanceInfo, pid: i32, probes: Arc<Probes>) -> Vec<Action> {
+        self.want_one(info);
+        let facts = Facts { probes: Some(probes), ..Facts::default() };
+        self.on(Event::Prepared(Box::new(info.clone()), Ok(facts)));
+        self.on(Event::Started(Box::new(info.clone()), Ok(pid)))
+    }
+
+    fn answer(&mut self, info: &InstanceInfo, pid: i32, question: Question, good: bool) -> Vec<Action> {
+        let result = if good { Ok(()) } else { Err("connection refused".to_owned()) };
+        self.on(Event::Probed { ident: info.ident.clone(), pid, question, result })
+    }
+
+    fn tick(&mut self) -> Vec<Action> {
+        self.now = self.core.next_deadline().unwrap();
+        self.on(Event::Tick)
+    }
+}
+
+#[test]
+fn an_instance_is_active_when_it_is_ready_and_restarted_when_it_does_not_live() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    let actions = bench.bring_up_probed(&one, 7, probes(Some(tcp()), Some(tcp())));
+    assert_eq!(orders(&actions), ["probe", "report", "all", "in use"]);
+    assert_eq!(bench.state(&one), InstanceState::Activating);
+    bench.answer(&one, 7, Question::Ready, false);
+    assert_eq!(bench.state(&one), InstanceState::Activating);
+    assert_eq!(orders(&bench.tick()), ["probe"]);
+    assert_eq!(orders(&bench.answer(&one, 7, Question::Ready, true)), ["ready", "probe", "report"]);
+    assert_eq!(bench.state(&one), InstanceState::Active);
+    for _ in 0..2 {
+        assert_eq!(orders(&bench.answer(&one, 7, Question::Alive, false)), Vec::<&str>::new());
+        assert_eq!(orders(&bench.tick()), ["probe"]);
+    }
+    let actions = bench.answer(&one, 7, Question::Alive, false);
+    assert_eq!(orders(&actions), ["stop", "report"]);
+    let status = bench.status(&one);
+    assert_eq!(status.state, InstanceState::Failed);
+    assert!(status.error.unwrap().message.contains("connection refused"));
+    bench.exit(&one, 7, 143);
+    bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    assert_eq!(bench.state(&one), InstanceState::Failed, "until the pause is over");
+    assert_eq!(orders(&bench.tick()), ["prepare", "report"]);
+}
+
+#[test]
+fn who_is_not_ready_in_time_is_ended_and_tried_again() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.bring_up_probed(&one, 7, probes(Some(tcp()), None));
+    let began = bench.now;
+    while orders(&bench.tick()) == ["probe"] {
+        bench.answer(&one, 7, Question::Ready, false);
+    }
+    assert_eq!(bench.now, began + Duration::from_secs(30));
+    assert!(bench.status(&one).error.unwrap().message.contains("not ready within 30 s"));
+    // An answer to the process of before does not count for the next one.
+    bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    bench.tick();
+    bench.on(Event::Prepared(
+        Box::new(one.clone()),
+        Ok(Facts { probes: Some(probes(Some(tcp()), None)), ..Facts::default() }),
+    ));
+    bench.on(Event::Started(Box::new(one.clone()), Ok(8)));
+    bench.answer(&one, 7, Question::Ready, true);
+    assert_eq!(bench.state(&one), InstanceState::Activating);
+    bench.answer(&one, 8, Question::Ready, true);
+    assert_eq!(bench.state(&one), InstanceState::Active);
+}
+
+#[test]
+fn a_ready_instance_stays_active_over_a_restart_of_ours() {
+    let now = Instant::now();
+    let one = info(0, "1.0.0");
+    let facts = Some(Facts { probes: Some(probes(Some(tcp()), None)), ..Facts::default() });
+    for (ready, state) in [(true, InstanceState::Active), (false, InstanceState::Activating)] {
+        let mut core = Core::new(["r".to_owned()].into(), None);
+        let running = Some((one.clone(), 5));
+        let found = Found { info: one.clone(), running, ready, missed: None, facts: facts.clone() };
+        core.on(now, Event::Begin(vec![found]));
+        assert_eq!(core.statuses().first().unwrap().state, state);
+    }
+}
+
+// What one instance gives back another one gets, in the same request and later; meanwhile it is no failure.
+#[test]
+fn a_resource_is_waited_for_while_another_instance_is_being_stopped() {
+    let mut bench = Bench::new();
+    let (one, two) = (info(0, "1.0.0"), info(1, "1.0.0"));
+    bench.bring_up(&one, 7);
+    bench.on(Event::Update { start: vec![two.clone()], stop: vec![one.ident.clone()] });
+    let taken = Failure { kind: FailureKind::Conflict, ..failure("camera is in use", false) };
+    bench.on(Event::Prepared(Box::new(two.clone()), Ok(Facts::default())));
+    bench.on(Event::Started(Box::new(two.clone()), Err(taken.clone())));
+    assert_eq!(bench.state(&two), InstanceState::Activating);
+    let actions = bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    assert!(orders(&actions).contains(&"prepare"), "{:?}", orders(&actions));
+    bench.on(Event::Prepared(Box::new(two.clone()), Ok(Facts::default())));
+    bench.on(Event::Started(Box::new(two.clone()), Err(taken)));
+    let status = bench.status(&two);
+    assert_eq!(
+        (status.state, status.error.unwrap().message.as_str()),
+        (InstanceState::Failed, "camera is in use")
+    );
+}
+
+// An instance whose preparing failed is prepared again when it is asked for again, unchanged.
+#[test]
+fn a_failed_preparation_is_done_again_and_errors_are_fresh() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.want_one(&one);
+    for text in ["no space", "wrong digest"] {
+        let actions = bench.on(Event::Prepared(Box::new(one.clone()), Err(failure(text, false))));
+        assert!(orders(&actions).contains(&"report"), "failed again is news, too");
+        assert_eq!(bench.status(&one).error.unwrap().message, text);
+        assert!(orders(&bench.want_one(&one)).contains(&"prepare"));
+        assert_eq!(bench.status(&one).error, None, "no error of the past while it is tried");
+    }
+    bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
+    bench.on(Event::Started(Box::new(one.clone()), Ok(3)));
+    assert_eq!((bench.state(&one), bench.status(&one).error), (InstanceState::Active, None));
+}
+
+// What is told at once and what is told in the list are the same, whatever happened in between.
+#[test]
+fn a_crash_is_in_the_list_of_all_statuses() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.bring_up(&one, 7);
+    bench.exit(&one, 7, 9);
+    let told = bench.log.iter().rev().find_map(|action| match action {
+        Action::Report(statuses) => statuses.first().cloned(),
+        _ => None,
+    });
+    assert_eq!(Some(bench.status(&one)), told);
+    assert_eq!(bench.state(&one), InstanceState::Failed);
+}
+
+// Priority and monitoring say how an instance is treated, not how its process runs.
+#[test]
+fn another_priority_or_monitoring_restarts_nothing() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.bring_up(&one, 7);
+    let changed = InstanceInfo { priority: 77, monitoring: Some(vec![1]), ..one.clone() };
+    let actions = bench.want_one(&changed);
+    assert_eq!(orders(&actions), ["store", "report", "all", "in use"]);
+    assert_eq!((bench.status(&one).info, bench.status(&one).pid), (changed, Some(7)));
+}
+
+#[test]
+fn what_goes_goes_by_rising_priority_before_anything_comes() {
+    let mut bench = Bench::new();
+    for instance in [1, 2, 3] {
+        bench.bring_up(&info(instance, "1.0.0"), i32::try_from(instance).unwrap());
+    }
+    let stop = [3, 1, 2].map(|instance| info(instance, "1.0.0").ident).to_vec();
+    let actions = bench.on(Event::Update { start: vec![info(9, "1.0.0")], stop });
+    let order: Vec<(bool, u64)> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Stop { info, .. } => Some((false, info.priority)),
+            Action::Prepare(info) => Some((true, info.priority)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, [(false, 1), (false, 2), (false, 3), (true, 9)]);
+}
+
+#[test]
+fn a_stop_that_fails_is_told_and_tried_again() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.bring_up(&one, 7);
+    bench.on(Event::Update { start: vec![], stop: vec![one.ident.clone()] });
+    bench.on(Event::Stopped(one.ident.clone(), Err(failure("it does not end", false))));
+    assert_eq!(bench.state(&one), InstanceState::Failed);
+    let first = bench.core.next_deadline().unwrap();
+    assert_eq!(orders(&bench.tick()).first(), Some(&"remove"));
+    bench.on(Event::Stopped(one.ident.clone(), Err(failure("it does not end", false))));
+    assert!(bench.core.next_deadline().unwrap() - bench.now > first - bench.now, "the pause grows");
+    bench.tick();
+    bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    assert!(bench.core.statuses().is_empty());
+    // Wanted again meanwhile: what may still run is stopped before it is started.
+    bench.bring_up(&one, 8);
+    let two = info(0, "2.0.0");
+    bench.want_one(&two);
+    bench.on(Event::Prepared(Box::new(two.clone()), Ok(Facts::default())));
+    bench.on(Event::Stopped(one.ident.clone(), Err(failure("it does not end", false))));
+    assert_eq!(orders(&bench.tick()).first(), Some(&"stop"));
+    let actions = bench.on(Event::Stopped(one.ident, Ok(())));
+    assert_eq!(orders(&actions).first(), Some(&"prepare"));
+}
+
+#[test]
+fn a_new_version_does_not_wait_for_the_pause_of_the_old_one() {
+    let mut bench = Bench::new();
+    let (old, new) = (info(0, "1.0.0"), info(0, "2.0.0"));
+    bench.bring_up(&old, 7);
+    bench.exit(&old, 7, 1);
+    assert!(bench.core.next_deadline().is_some());
+    assert_eq!(orders(&bench.want_one(&new)), ["store", "prepare", "report"]);
+}
+
+#[test]
+fn a_suspended_instance_is_not_said_to_be_activating() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    let facts = Facts { offline_ttl: Some(Duration::from_secs(5)), ..Facts::default() };
+    bench.want_one(&one);
+    bench.on(Event::Prepared(Box::new(one.clone()), Ok(facts)));
+    bench.on(Event::Started(Box::new(one.clone()), Ok(7)));
+    let before = bench.log.len();
+    bench.tick();
+    assert_eq!(bench.core.next_deadline(), None, "nothing is due while it is being stopped");
+    bench.exit(&one, 7, 0);
+    bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    let told = bench.log.iter().skip(before).filter_map(|action| match action {
+        Action::Report(statuses) => statuses.first().map(|status| status.state),
+        _ => None,
+    });
+    let states: Vec<_> = told.collect();
+    assert!(states.iter().all(|state| *state != InstanceState::Activating), "{states:?}");
+    assert_eq!(bench.state(&one), InstanceState::Inactive);
 }
 
 /// A world that carries orders out in any order and with any result.
@@ -338,6 +604,9 @@ enum Step {
     Crash(u64),
     Wait(u16),
     Cm,
+    Cloud(bool),
+    /// This program is killed and starts again.
+    Restart,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -348,6 +617,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0u64..3).prop_map(Step::Crash),
         (0u16..3000).prop_map(Step::Wait),
         Just(Step::Cm),
+        any::<bool>().prop_map(Step::Cloud),
+        Just(Step::Restart),
     ];
     proptest::collection::vec(step, 1..80)
 }
@@ -357,6 +628,8 @@ struct World {
     open: Vec<Action>,
     running: BTreeMap<InstanceIdent, (InstanceInfo, i32)>,
     wanted: BTreeMap<InstanceIdent, InstanceInfo>,
+    asked: BTreeSet<i32>,
+    facts: Facts,
     pids: i32,
 }
 
@@ -369,18 +642,38 @@ impl World {
                     prop_assert!(!self.running.contains_key(&info.ident), "started while one runs");
                     info.ident.clone()
                 }
-                Action::Stop { ident, .. } => ident.clone(),
+                Action::Stop { info, .. } => info.ident.clone(),
+                Action::Probe { pid, .. } => {
+                    prop_assert!(self.asked.insert(*pid), "two questions at a time");
+                    self.open.push(action);
+                    continue;
+                }
                 _ => continue,
             };
             let same = self.open.iter().any(|other| match other {
                 Action::Prepare(info) | Action::Start(info) => info.ident == ident,
-                Action::Stop { ident: other, .. } => *other == ident,
+                Action::Stop { info, .. } => info.ident == ident,
                 _ => false,
             });
             prop_assert!(!same, "two orders for one instance at a time");
             self.open.push(action);
         }
         Ok(())
+    }
+
+    /// What a start finds: orders are forgotten, processes go on, wishes are stored, and what runs without
+    /// being wished for is removed by the runtime.
+    fn restart(&mut self) -> Vec<Found> {
+        self.open.clear();
+        self.asked.clear();
+        let wanted = &self.wanted;
+        self.running.retain(|ident, _| wanted.contains_key(ident));
+        let found = self.wanted.values().map(|info| {
+            let running = self.running.get(&info.ident).cloned();
+            let facts = running.as_ref().map(|_| self.facts.clone());
+            Found { info: info.clone(), running, ready: false, missed: None, facts }
+        });
+        found.collect()
     }
 
     fn finish(&mut self, which: usize, ok: bool) -> Option<Event> {
@@ -391,17 +684,39 @@ impl World {
         Some(match action {
             Action::Prepare(info) => Event::Prepared(
                 info,
-                if ok { Ok(Facts::default()) } else { Err(failure("p", which.is_multiple_of(3))) },
+                if ok { Ok(self.facts.clone()) } else { Err(failure("p", which.is_multiple_of(3))) },
             ),
             Action::Start(info) if ok => {
                 self.pids += 1;
                 self.running.insert(info.ident.clone(), (*info.clone(), self.pids));
                 Event::Started(info, Ok(self.pids))
             }
-            Action::Start(info) => Event::Started(info, Err(failure("s", which.is_multiple_of(3)))),
-            Action::Stop { ident, .. } => {
-                self.running.remove(&ident);
-                Event::Stopped(ident, Ok(()))
+            Action::Start(info) => {
+                let kind = match which % 3 {
+                    0 => FailureKind::Passing,
+                    1 => FailureKind::Conflict,
+                    _ => FailureKind::Lasting,
+                };
+                Event::Started(info, Err(Failure { kind, ..failure("s", false) }))
+            }
+            // A stop that fails may have ended the process or not.
+            Action::Stop { info, .. } if !ok => {
+                if which.is_multiple_of(2) {
+                    self.running.remove(&info.ident);
+                }
+                Event::Stopped(info.ident, Err(failure("t", false)))
+            }
+            Action::Stop { info, runtimes, .. } => {
+                if self.running.contains_key(&info.ident) {
+                    assert!(runtimes.contains(&info.runtime), "stopped where it does not run");
+                }
+                self.running.remove(&info.ident);
+                Event::Stopped(info.ident, Ok(()))
+            }
+            Action::Probe { info, pid, question, .. } => {
+                self.asked.remove(&pid);
+                let result = if ok { Ok(()) } else { Err("refused".to_owned()) };
+                Event::Probed { ident: info.ident, pid, question, result }
             }
             _ => return None,
         })
@@ -412,10 +727,15 @@ proptest! {
     // Whatever happens in whatever order: one order at a time for each instance, never two containers of one,
     // and once the world is quiet and works, exactly what is wanted runs.
     #[test]
-    fn the_wish_is_reached_in_the_end(steps in steps()) {
+    fn the_wish_is_reached_in_the_end(steps in steps(), probed in any::<bool>(), ttl in any::<bool>()) {
         let mut now = Instant::now();
-        let mut core = Core::new(["r".to_owned()].into(), now);
-        let mut world = World::default();
+        let mut core = Core::new(["r".to_owned()].into(), Some(now));
+        let facts = Facts {
+            probes: probed.then(|| probes(Some(tcp()), Some(tcp()))),
+            offline_ttl: ttl.then_some(Duration::from_secs(2)),
+            ..Facts::default()
+        };
+        let mut world = World { facts, ..World::default() };
         world.take(core.on(now, Event::Begin(vec![])))?;
         for step in steps {
             let event = match step {
@@ -433,7 +753,7 @@ proptest! {
                 Step::Crash(instance) => {
                     let info = info(instance, "0.0.0");
                     world.running.remove(&info.ident).map(|(info, pid)| {
-                        Event::Exited { id: info.id(), pid, ended: Ended { code: Some(1), signal: None } }
+                        Event::Exited { id: info.id(), pid, ended: Ended { code: Some(1), ..Ended::default() } }
                     })
                 }
                 Step::Wait(millis) => {
@@ -441,6 +761,11 @@ proptest! {
                     Some(Event::Tick)
                 }
                 Step::Cm => Some(Event::CmConnected),
+                Step::Cloud(there) => Some(Event::Cloud(there)),
+                Step::Restart => {
+                    core = Core::new(["r".to_owned()].into(), Some(now));
+                    Some(Event::Begin(world.restart()))
+                }
             };
             if let Some(event) = event {
                 world.take(core.on(now, event))?;
@@ -448,13 +773,17 @@ proptest! {
         }
         let start: Vec<_> = world.wanted.values().cloned().collect();
         world.take(core.on(now, Event::Update { start, stop: vec![] }))?;
+        world.take(core.on(now, Event::Cloud(true)))?;
         for _ in 0..200 {
             while let Some(event) = world.finish(0, true) {
                 world.take(core.on(now, event))?;
             }
             let Some(due) = core.next_deadline() else { break };
+            let before = core.next_deadline();
             now = due.max(now);
-            world.take(core.on(now, Event::Tick))?;
+            let actions = core.on(now, Event::Tick);
+            prop_assert!(!actions.is_empty() || core.next_deadline() != before, "it spins");
+            world.take(actions)?;
         }
         let running: BTreeMap<_, _> = world.running.iter().map(|(ident, (info, _))| (ident.clone(), info.clone())).collect();
         prop_assert_eq!(&running, &world.wanted);

@@ -1,11 +1,14 @@
 //! What the launcher's rules are told and what they order.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aos_ids::InstanceIdent;
+use aos_item_format::{Probe, Probes};
 use aos_status::{ErrorInfo, InstanceState};
 
+use super::health::Question;
 use super::restart::RunParameters;
 use crate::instance::InstanceInfo;
 
@@ -14,26 +17,41 @@ use crate::instance::InstanceInfo;
 pub struct Failure {
     /// What CM is told.
     pub error: ErrorInfo,
-    /// Worth another try when CM is connected again.
-    pub passing: bool,
+    /// Whether and when it is worth another try.
+    pub kind: FailureKind,
+}
+
+/// When an order that failed may succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// When somebody asks for it again.
+    Lasting,
+    /// By itself: when CM is connected again, or a little later.
+    Passing,
+    /// When another instance gives something back.
+    Conflict,
 }
 
 /// What preparing found out about an item.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Restart policy.
     pub run: RunParameters,
     /// How long the item runs without the cloud.
     pub offline_ttl: Option<Duration>,
+    /// How its health is found out; `None` when the state of the process alone counts.
+    pub probes: Option<Arc<Probes>>,
 }
 
-/// How a container ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a process ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ended {
     /// Exit status.
     pub code: Option<i32>,
     /// Signal.
     pub signal: Option<i32>,
+    /// The kernel killed one of its processes for want of memory.
+    pub out_of_memory: bool,
 }
 
 /// A stored instance as it was found at start.
@@ -43,10 +61,27 @@ pub struct Found {
     pub info: InstanceInfo,
     /// What runs, and its process.
     pub running: Option<(InstanceInfo, i32)>,
+    /// Its process was found ready before.
+    pub ready: bool,
     /// An exit nobody has dealt with.
     pub missed: Option<Ended>,
     /// What the item says, when its image is here.
     pub facts: Option<Facts>,
+}
+
+/// Why an instance is stopped, which is what happens afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It is not wanted any more: network, counters and logs go too.
+    Remove,
+    /// It is wanted differently, or anew.
+    Replace,
+    /// The cloud has been away for too long.
+    Suspend,
+    /// It is not healthy: started again as after an exit.
+    Unhealthy,
+    /// It has ended too often: stays down.
+    GivenUp,
 }
 
 /// What happened.
@@ -76,6 +111,17 @@ pub enum Event {
         /// How.
         ended: Ended,
     },
+    /// A question about the health of an instance is answered.
+    Probed {
+        /// Which.
+        ident: InstanceIdent,
+        /// The process that was asked.
+        pid: i32,
+        /// What was asked.
+        question: Question,
+        /// The answer.
+        result: Result<(), String>,
+    },
     /// CM can be asked again.
     CmConnected,
     /// The cloud is there, or not.
@@ -100,11 +146,33 @@ pub enum Action {
     Start(Box<InstanceInfo>),
     /// Stop and clean up whatever there is.
     Stop {
-        /// Which.
-        ident: InstanceIdent,
-        /// For good: network, counters and logs go too.
-        forget: bool,
+        /// The last wish, or what runs.
+        info: Box<InstanceInfo>,
+        /// What for.
+        why: Why,
+        /// Runtimes that may have something of it.
+        runtimes: BTreeSet<String>,
     },
+    /// Ask about the health of an instance.
+    Probe {
+        /// Which, as it runs.
+        info: Box<InstanceInfo>,
+        /// Its process.
+        pid: i32,
+        /// What to ask.
+        question: Question,
+        /// How.
+        probe: Box<Probe>,
+    },
+    /// A process has been found ready: to be remembered.
+    Ready {
+        /// Instance ID.
+        id: String,
+        /// Its process.
+        pid: i32,
+    },
+    /// The cloud is away from now on, or there again: to be remembered.
+    Offline(bool),
     /// The exit is dealt with.
     Acknowledge {
         /// Instance ID.

@@ -1,44 +1,50 @@
 //! Starts and stops instances as the Communication Manager wishes, and goes on doing so without it.
 //!
-//! The rules are in `core` (pure) and `restart`; this file is the task that carries their orders out: it
-//! stores wishes before it acts on them, runs up to four orders side by side, and feeds results, exits and
-//! the clock back in. What is running when it starts is taken up, what nobody wants is removed.
+//! The rules are in `core` (pure), with `entry`, `health` and `restart`; this file is the task that has their
+//! orders carried out (`workshop`), the most important ones first (`queue`), and feeds results, exits and the
+//! clock back in. It stores wishes before it acts on them. What is running when it starts is taken up, what
+//! nobody wants is removed (`opening`).
 
 mod core;
 mod entry;
 mod events;
+mod health;
+mod offline;
+mod opening;
+mod probe;
+mod queue;
 mod restart;
 mod watched;
+mod workshop;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aos_ids::InstanceIdent;
 use aos_keep::protocol::Exit;
+use aos_status::{AosCode, ErrorInfo, InstanceState};
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinSet};
 
-use crate::Error;
-use crate::database::{Database, ident_key};
-use crate::imagemanager::{Image, ImageManager};
+use crate::database::ident_key;
+use crate::imagemanager::Image;
 use crate::instance::InstanceInfo;
-use crate::networkmanager::{NetworkManager, Wishes};
-use crate::resourcemanager::ResourceManager;
-use crate::runtimes::keeper::{Keeper, Known};
-use crate::runtimes::{Grace, Runtime, StartJob};
 use crate::smclient::Outgoing;
 use core::Core;
-use events::{Action, Ended, Event, Facts, Failure, Found};
-use restart::RunParameters;
+use events::{Action, Ended, Event, Failure, FailureKind, Found};
+use health::Question;
+use queue::{Pool, Queue};
+use workshop::{Done, Workshop, facts_of};
 
 pub use events::Status;
+pub use opening::{Parts, RuntimeEntry};
 pub use watched::Watched;
 
-/// Orders carried out at a time.
-const WORKERS: usize = 4;
+/// Exit status of a shell whose command was killed by SIGKILL.
+const KILLED: i32 = 137;
 
 /// What other modules tell the launcher.
 #[derive(Debug)]
@@ -62,40 +68,21 @@ pub enum Command {
     Logs(String, String, i64, oneshot::Sender<Vec<PathBuf>>),
 }
 
-/// A runtime and the keeper behind it.
-pub struct RuntimeEntry {
-    /// The runtime.
-    pub runtime: Box<dyn Runtime>,
-    /// Its keeper.
-    pub keeper: Keeper,
-    /// What the keeper knew at start.
-    pub known: Known,
-}
-
-/// What the launcher works with.
-pub struct Parts {
-    /// Runtimes by identifier.
-    pub runtimes: BTreeMap<String, RuntimeEntry>,
-    /// Images.
-    pub images: ImageManager,
-    /// Networks.
-    pub networks: NetworkManager,
-    /// Resources.
-    pub resources: ResourceManager,
-    /// Storage.
-    pub database: Database,
-    /// Messages to CM.
-    pub outgoing: mpsc::Sender<Outgoing>,
-    /// Exits from the keepers.
-    pub exits: mpsc::Receiver<Exit>,
-}
-
 /// The launcher before its task runs.
 pub struct Launcher {
     core: Core,
     workshop: Arc<Workshop>,
     first: Vec<Found>,
+    queue: Queue<Order, Done>,
+    /// What is being done, so that an order that breaks is known.
+    open: BTreeMap<Id, Order>,
+    /// Images that were prepared, until their start.
+    images: BTreeMap<InstanceIdent, Arc<Image>>,
     starts: BTreeMap<String, u64>,
+    /// When CM asked for what is not active yet, and for which version.
+    asked: BTreeMap<InstanceIdent, (Instant, String)>,
+    /// Time from the request to active, milliseconds.
+    start_times: BTreeMap<InstanceIdent, f64>,
     outgoing: mpsc::Sender<Outgoing>,
     /// The list of all statuses waits for room in the queue.
     backlog: bool,
@@ -103,85 +90,44 @@ pub struct Launcher {
     watched: watch::Sender<Arc<Vec<Watched>>>,
 }
 
-/// What orders are carried out with.
-struct Workshop {
-    runtimes: BTreeMap<String, (Box<dyn Runtime>, Keeper)>,
-    images: ImageManager,
-    networks: NetworkManager,
-    resources: ResourceManager,
-    database: Database,
-    places: Semaphore,
+/// An order, without what is needed for it.
+enum Order {
+    Prepare(Box<InstanceInfo>),
+    Start(Box<InstanceInfo>),
+    Stop(InstanceIdent),
+    Probe(InstanceIdent, i32, Question),
 }
 
-impl Launcher {
-    /// Takes up what runs and removes what nobody wants; needs neither CM nor cloud.
-    pub async fn open(parts: Parts) -> Result<Self, Error> {
-        let Parts { runtimes, images, networks, resources, database, outgoing, exits } = parts;
-        let stored = database.instances().await?;
-        let starts = database.starts().await?;
-        let wanted: BTreeSet<String> = stored.iter().map(InstanceInfo::id).collect();
-        let mut running = BTreeMap::new();
-        let mut missed = BTreeMap::new();
-        let mut ready = BTreeMap::new();
-        for (name, RuntimeEntry { runtime, keeper, known }) in runtimes {
-            for alive in runtime.attach(&wanted, &known).await {
-                running.insert(alive.info.id(), (alive.info, alive.pid));
-            }
-            for (id, exit) in known.exits {
-                // Not acknowledged, it comes again with the keeper's next list.
-                if let Err(error) = keeper.acknowledge(id.clone(), exit.pid).await {
-                    tracing::warn!("the end of {id} is not acknowledged: {}", error.info().message);
-                }
-                missed.insert(id, Ended { code: exit.code, signal: exit.signal });
-            }
-            ready.insert(name, (runtime, keeper));
-        }
-        for id in networks.addresses().into_keys() {
-            let cleaned = if !wanted.contains(&id) {
-                networks.release(id.clone()).await
-            } else if !running.contains_key(&id) {
-                networks.stop(id.clone()).await
-            } else {
-                Ok(())
-            };
-            // What is left is in nobody's way: a start makes it anew, a release is tried again at the next start.
-            if let Err(error) = cleaned {
-                tracing::error!("the network of {id} is not taken down: {}", error.info().message);
+impl Order {
+    /// What the rules are told when the order broke.
+    fn broken(self) -> Event {
+        let error = ErrorInfo::new(AosCode::Failed, "an order of the launcher broke");
+        let failure = Failure { error, kind: FailureKind::Lasting };
+        match self {
+            Self::Prepare(info) => Event::Prepared(info, Err(failure)),
+            Self::Start(info) => Event::Started(info, Err(failure)),
+            Self::Stop(ident) => Event::Stopped(ident, Err(failure)),
+            Self::Probe(ident, pid, question) => {
+                Event::Probed { ident, pid, question, result: Err(failure.error.message) }
             }
         }
-        for id in running.keys() {
-            if let Err(error) = networks.adopt(id.clone()).await {
-                tracing::error!("the network of {id} is not complete: {}", error.info().message);
-            }
-        }
-        let mut first = Vec::new();
-        for info in stored {
-            let id = info.id();
-            let running = running.remove(&id);
-            let present =
-                images.present(running.as_ref().map_or(&info.manifest, |(actual, _)| &actual.manifest));
-            let facts = present.map(|image| facts_of(&image));
-            first.push(Found { info, running, missed: missed.remove(&id), facts });
-        }
-        let core = Core::new(ready.keys().cloned().collect(), Instant::now());
-        let places = Semaphore::new(WORKERS);
-        let workshop = Arc::new(Workshop { runtimes: ready, images, networks, resources, database, places });
-        let watched = watch::Sender::new(Arc::new(Vec::new()));
-        Ok(Self { core, workshop, first, starts, outgoing, backlog: false, exits, watched })
     }
+}
 
+type Jobs = JoinSet<Done>;
+
+impl Launcher {
     /// What there is to be measured, told anew after each change.
-    #[allow(dead_code, reason = "the measuring of instances follows")]
     pub fn watched(&self) -> watch::Receiver<Arc<Vec<Watched>>> {
         self.watched.subscribe()
     }
 
     /// Works until the commands end.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let mut jobs: JoinSet<Event> = JoinSet::new();
+        let mut jobs = Jobs::new();
         let outgoing = self.outgoing.clone();
         let first = std::mem::take(&mut self.first);
-        self.take(Event::Begin(first), &mut jobs).await;
+        self.take(Event::Begin(first)).await;
         loop {
             let deadline = self.core.next_deadline();
             let sleep = async {
@@ -190,6 +136,7 @@ impl Launcher {
                     None => std::future::pending().await,
                 }
             };
+            self.dispatch(&mut jobs);
             let event = tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => match self.on_command(command) {
@@ -198,15 +145,18 @@ impl Launcher {
                     },
                     None => return,
                 },
-                Some(exit) = self.exits.recv() => {
-                    let Exit { id, pid, code, signal, .. } = exit;
-                    Event::Exited { id, pid, ended: Ended { code, signal } }
-                }
-                Some(done) = jobs.join_next() => match done {
-                    Ok(event) => event,
+                Some(exit) = self.exits.recv() => self.on_exit(exit),
+                Some(done) = jobs.join_next_with_id() => match done {
+                    Ok((id, done)) => {
+                        self.open.remove(&id);
+                        self.on_done(done)
+                    }
                     Err(error) => {
                         tracing::error!("an order of the launcher broke: {error}");
-                        continue;
+                        match self.open.remove(&error.id()) {
+                            Some(order) => order.broken(),
+                            None => continue,
+                        }
                     }
                 },
                 room = outgoing.reserve(), if self.backlog => {
@@ -216,15 +166,56 @@ impl Launcher {
                     self.backlog = false;
                     continue;
                 }
+                () = self.queue.freed() => continue,
                 () = sleep => Event::Tick,
             };
-            self.take(event, &mut jobs).await;
+            self.take(event).await;
+        }
+    }
+
+    fn dispatch(&mut self, jobs: &mut Jobs) {
+        for (order, work) in self.queue.take() {
+            let handle = jobs.spawn(work);
+            self.open.insert(handle.id(), order);
+        }
+    }
+
+    fn on_exit(&self, exit: Exit) -> Event {
+        let Exit { id, pid, code, signal, .. } = exit;
+        let killed = signal == Some(nix::libc::SIGKILL) || code == Some(KILLED);
+        let out_of_memory = killed
+            && self.core.runtime_of(&id, pid).is_some_and(|runtime| {
+                let runtime = self.workshop.runtime(runtime);
+                let kills = runtime.ok().and_then(|it| crate::monitoring::oom_kills(&it.cgroups(&id)));
+                kills.is_some_and(|count| count > 0)
+            });
+        Event::Exited { id, pid, ended: Ended { code, signal, out_of_memory } }
+    }
+
+    fn on_done(&mut self, done: Done) -> Event {
+        match done {
+            Done::Event(event) => event,
+            Done::Prepared(info, image) => {
+                let facts = facts_of(&image);
+                self.images.insert(info.ident.clone(), image);
+                Event::Prepared(info, Ok(facts))
+            }
+            Done::Started(event, count) => {
+                if let (Event::Started(info, _), Some(count)) = (&event, count) {
+                    self.starts.insert(info.id(), count);
+                }
+                event
+            }
         }
     }
 
     fn on_command(&mut self, command: Command) -> Option<Event> {
         match command {
-            Command::Update { start, stop } => Some(Event::Update { start, stop }),
+            Command::Update { start, stop } => {
+                tracing::info!("{} to start, {} to stop", start.len(), stop.len());
+                self.note_arrival(&start);
+                Some(Event::Update { start, stop })
+            }
             Command::CmConnected => Some(Event::CmConnected),
             Command::Cloud(connected) => Some(Event::Cloud(connected)),
             Command::Announce => {
@@ -255,6 +246,41 @@ impl Launcher {
         }
     }
 
+    fn note_arrival(&mut self, start: &[InstanceInfo]) {
+        let now = Instant::now();
+        let statuses = self.core.statuses();
+        for info in start {
+            let active =
+                |status: &Status| status.state == InstanceState::Active && status.info.same_process(info);
+            if !statuses.iter().any(active) {
+                self.asked.insert(info.ident.clone(), (now, info.version.clone()));
+            }
+        }
+    }
+
+    fn note_report(&mut self, status: &Status) {
+        let ident = &status.info.ident;
+        match status.state {
+            InstanceState::Active => {
+                let asked = self.asked.get(ident).filter(|(_, version)| *version == status.info.version);
+                let time = asked.map(|(at, _)| at.elapsed().as_secs_f64() * 1000.0);
+                match time {
+                    Some(time) => {
+                        self.asked.remove(ident);
+                        self.start_times.insert(ident.clone(), time);
+                    }
+                    None => {
+                        self.start_times.remove(ident);
+                    }
+                }
+            }
+            InstanceState::Activating => {}
+            _ => {
+                self.start_times.remove(ident);
+            }
+        }
+    }
+
     fn describe(&self, status: &Status, addresses: &BTreeMap<String, String>) -> Value {
         let id = status.info.id();
         json!({
@@ -267,56 +293,83 @@ impl Launcher {
             "state": status.state,
             "pid": status.pid,
             "starts": self.starts.get(&id).copied().unwrap_or(0),
+            "startMs": self.start_times.get(&status.info.ident),
             "error": status.error,
             "ip": addresses.get(&id),
         })
     }
 
-    async fn take(&mut self, event: Event, jobs: &mut JoinSet<Event>) {
+    async fn take(&mut self, event: Event) {
         let stopped = if let Event::Stopped(ident, _) = &event { Some(ident.clone()) } else { None };
         let mut changed = false;
         for action in self.core.on(Instant::now(), event) {
             match action {
                 Action::Store { put, remove } => self.store(put, remove).await,
-                Action::Prepare(info) => self.order(jobs, Workshop::prepare, info),
+                Action::Prepare(info) => {
+                    let (rank, work) =
+                        (u64::MAX - info.priority, Arc::clone(&self.workshop).prepare(info.clone()));
+                    self.queue.push(Pool::Prepare, rank, Order::Prepare(info), Box::pin(work));
+                }
                 Action::Start(info) => {
-                    // Counted before it happens: a crash in between may count one too many, never one too few.
-                    match self.workshop.database.count_start(info.id()).await {
-                        Ok(count) => {
-                            self.starts.insert(info.id(), count);
-                        }
-                        Err(error) => tracing::error!("{}", error.info().message),
+                    let image = self.images.remove(&info.ident);
+                    let pool = Pool::Start(info.runtime.clone());
+                    let rank = u64::MAX - info.priority;
+                    let work = Arc::clone(&self.workshop).start(info.clone(), image);
+                    self.queue.push(pool, rank, Order::Start(info), Box::pin(work));
+                }
+                Action::Stop { info, why, runtimes } => {
+                    let (rank, order) = (info.priority, Order::Stop(info.ident.clone()));
+                    let work = Arc::clone(&self.workshop).stop(info, why, runtimes);
+                    self.queue.push(Pool::Stop, rank, order, Box::pin(work));
+                }
+                Action::Probe { info, pid, question, probe } => {
+                    let order = Order::Probe(info.ident.clone(), pid, question);
+                    let work = Arc::clone(&self.workshop).probe(info, pid, question, probe);
+                    self.queue.push(Pool::Probe, 0, order, Box::pin(work));
+                }
+                Action::Ready { id, pid } => {
+                    if let Err(error) = self.workshop.database.set_ready(id, pid).await {
+                        tracing::error!("{}", error.info().message);
                     }
-                    self.order(jobs, Workshop::start, info);
                 }
-                Action::Stop { ident, forget } => {
-                    let workshop = Arc::clone(&self.workshop);
-                    jobs.spawn(async move { workshop.stop(ident, forget).await });
-                }
+                Action::Offline(away) => offline::remember(&self.workshop.database, away).await,
                 Action::Acknowledge { id, pid } => {
                     let workshop = Arc::clone(&self.workshop);
                     tokio::spawn(async move { workshop.acknowledge(id, pid).await });
                 }
                 Action::Report(statuses) => {
                     changed = true;
-                    for Status { info, state, error, .. } in &statuses {
-                        let reason = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-                        tracing::info!("instance {} {} is {state}{reason}", info.ident, info.version);
-                    }
-                    // With a full queue the list of all statuses follows as soon as there is room.
-                    if !self.backlog && self.outgoing.try_send(Outgoing::Instances(statuses)).is_err() {
-                        self.backlog = true;
-                    }
+                    self.report(statuses);
                 }
                 Action::ReportAll => self.backlog = true,
                 Action::InUse(items) => self.workshop.images.in_use(items),
             }
         }
+        if let Some(ident) = stopped.filter(|ident| !self.core.knows(ident)) {
+            self.starts.remove(&ident.instance_id());
+            self.images.remove(&ident);
+            self.asked.remove(&ident);
+            self.start_times.remove(&ident);
+            changed = true;
+        }
         if changed {
             self.publish();
         }
-        if let Some(ident) = stopped.filter(|ident| !self.core.knows(ident)) {
-            self.starts.remove(&ident.instance_id());
+    }
+
+    fn report(&mut self, statuses: Vec<Status>) {
+        for status in &statuses {
+            let Status { info, state, error, .. } = status;
+            let reason = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            tracing::info!("instance {} {} is {state}{reason}", info.ident, info.version);
+            if let Some(error) = error {
+                self.workshop.alerts.instance(&info.ident, &info.version, &error.message);
+            }
+            self.note_report(status);
+        }
+        // With a full queue the list of all statuses follows as soon as there is room.
+        if !self.backlog && self.outgoing.try_send(Outgoing::Instances(statuses)).is_err() {
+            self.backlog = true;
         }
     }
 
@@ -330,103 +383,10 @@ impl Launcher {
     }
 
     /// A wish that cannot be stored is carried out all the same: the disk may be full, the service matters.
-    async fn store(&self, put: Vec<InstanceInfo>, remove: Vec<InstanceIdent>) {
+    async fn store(&mut self, put: Vec<InstanceInfo>, remove: Vec<InstanceIdent>) {
         let remove = remove.iter().map(ident_key).collect();
         if let Err(error) = self.workshop.database.change_instances(put, remove).await {
             tracing::error!("wishes are not stored, a restart will not know them: {}", error.info().message);
-        }
-    }
-
-    fn order<F: Future<Output = Event> + Send + 'static>(
-        &self,
-        jobs: &mut JoinSet<Event>,
-        work: impl FnOnce(Arc<Workshop>, Box<InstanceInfo>) -> F,
-        info: Box<InstanceInfo>,
-    ) {
-        jobs.spawn(work(Arc::clone(&self.workshop), info));
-    }
-}
-
-fn failure(error: &Error) -> Failure {
-    Failure { error: error.info(), passing: error.is_passing() }
-}
-
-fn facts_of(image: &Image) -> Facts {
-    let run = &image.item.run_parameters;
-    Facts {
-        run: RunParameters {
-            start_interval: run.start_interval.get(),
-            start_burst: u32::try_from(run.start_burst.max(0)).unwrap_or(u32::MAX),
-            restart_interval: run.restart_interval.get(),
-        },
-        offline_ttl: image
-            .item
-            .offline_ttl
-            .map(aos_duration_text::DurationText::get)
-            .filter(|ttl| *ttl > Duration::ZERO),
-    }
-}
-
-impl Workshop {
-    async fn image(&self, info: &InstanceInfo) -> Result<Arc<Image>, Error> {
-        self.images.install(info.ident.item.to_string(), info.version.clone(), info.manifest).await
-    }
-
-    async fn prepare(self: Arc<Self>, info: Box<InstanceInfo>) -> Event {
-        let _place = self.places.acquire().await;
-        let result = self.image(&info).await;
-        Event::Prepared(info, result.map(|image| facts_of(&image)).map_err(|error| failure(&error)))
-    }
-
-    async fn start(self: Arc<Self>, info: Box<InstanceInfo>) -> Event {
-        let _place = self.places.acquire().await;
-        let result = self.try_start(&info).await;
-        Event::Started(info, result.map_err(|error| failure(&error)))
-    }
-
-    async fn try_start(&self, info: &InstanceInfo) -> Result<i32, Error> {
-        let (runtime, _) =
-            self.runtimes.get(&info.runtime).ok_or_else(|| Error::NotFound("runtime".to_owned()))?;
-        let image = self.image(info).await?;
-        let attached = self.resources.attach(&image.item.resources)?;
-        let wishes = Wishes {
-            hostname: image.item.hostname.clone(),
-            exposed_ports: image.config.config.exposed_ports.keys().cloned().collect(),
-            allowed_connections: image.item.allowed_connections.iter().map(ToString::to_string).collect(),
-            hosts: attached.hosts.clone(),
-        };
-        let network = self.networks.prepare(info, wishes).await?;
-        let data = runtime.places(info)?.make(info)?;
-        let job =
-            StartJob { info: info.clone(), image, attached, network: Some(network), secret: None, data };
-        runtime.start(&job).await
-    }
-
-    async fn stop(self: Arc<Self>, ident: InstanceIdent, forget: bool) -> Event {
-        let _place = self.places.acquire().await;
-        let id = ident.instance_id();
-        let mut result = Ok(());
-        // All steps run whatever fails; the first failure is reported.
-        for (runtime, _) in self.runtimes.values() {
-            result = result.and(runtime.stop(&id, Grace::Configured).await);
-        }
-        if forget {
-            result = result.and(self.networks.release(id.clone()).await);
-            for (runtime, _) in self.runtimes.values() {
-                result = result.and(runtime.remove_log(&id));
-            }
-            result = result.and(self.database.forget_starts(id).await);
-        } else {
-            result = result.and(self.networks.stop(id).await);
-        }
-        Event::Stopped(ident, result.map_err(|error| failure(&error)))
-    }
-
-    async fn acknowledge(&self, id: String, pid: i32) {
-        for (_, keeper) in self.runtimes.values() {
-            if let Err(error) = keeper.acknowledge(id.clone(), pid).await {
-                tracing::debug!("{}", error.info().message);
-            }
         }
     }
 }

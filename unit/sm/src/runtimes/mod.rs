@@ -83,6 +83,9 @@ pub trait Runtime: Send + Sync {
         limit: Duration,
     ) -> BoxFuture<'a, Result<i32, Error>>;
 
+    /// True when its instances have a network of their own.
+    fn has_networks(&self) -> bool;
+
     /// Where state file and storage folder of an instance are on the host, made or not.
     fn places(&self, info: &InstanceInfo) -> Result<Data, Error>;
 

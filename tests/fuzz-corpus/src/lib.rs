@@ -17,6 +17,7 @@ pub use targets::messages::{
     target_acks, target_alerts, target_blobs, target_certificates, target_desired, target_env_vars,
     target_envelope, target_logs, target_monitoring, target_provisioning, target_state, target_status,
 };
+pub use targets::names::target_names;
 pub use targets::session::target_session;
 pub use targets::websocket::target_websocket;
 
@@ -59,4 +60,5 @@ targets! {
     cms target_cms "cms",
     certificate_chain target_certificate_chain "certificate_chain",
     item_format target_item_format "item_format",
+    names target_names "names",
 }

@@ -1,6 +1,7 @@
 pub(crate) mod deployable;
 pub(crate) mod discovery;
 pub(crate) mod messages;
+pub(crate) mod names;
 pub(crate) mod session;
 pub(crate) mod websocket;
 

@@ -49,15 +49,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A netlink request failed.
-    #[error("cannot {action}")]
-    Netlink {
-        /// What was tried.
-        action: String,
-        /// Why.
-        #[source]
-        source: rtnetlink::Error,
-    },
     /// A remote call failed.
     #[error("{call} failed: {}", source.message())]
     Call {
@@ -118,6 +109,16 @@ pub enum Error {
         what: String,
         /// Who has it.
         by: String,
+    },
+    /// A shared resource has no room for another user.
+    #[error("resource '{resource}' is for {shared_count} instance{} at a time and in use by {users}", if *shared_count == 1 { "" } else { "s" })]
+    ResourceTaken {
+        /// Its name.
+        resource: String,
+        /// How many instances may use it at once.
+        shared_count: u64,
+        /// Instance IDs of those that do.
+        users: String,
     },
     /// Something is not built yet.
     #[error("{0} is not supported")]
@@ -228,7 +229,7 @@ impl Error {
             Self::NotFound(_) => AosCode::NotFound,
             Self::NotSupported(_) => AosCode::NotSupported,
             Self::Taken { .. } => AosCode::AlreadyExists,
-            Self::Limit { .. } => AosCode::NoMemory,
+            Self::Limit { .. } | Self::ResourceTaken { .. } => AosCode::NoMemory,
             Self::NotConnected { .. } | Self::Call { .. } => AosCode::Timeout,
             Self::Answer { info, .. } => info.code(),
             Self::Durable(error) if error.is_no_space() => AosCode::NoMemory,

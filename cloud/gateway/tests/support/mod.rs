@@ -42,6 +42,7 @@ pub fn limits() -> Limits {
         handshakes_per_address: 64,
         connections: 1024,
         handshake_time: Duration::from_secs(10),
+        ..Limits::default()
     }
 }
 

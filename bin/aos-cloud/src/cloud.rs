@@ -35,6 +35,8 @@ const CLIENT_LIMITS: Limits = Limits {
     handshakes: 32,
     handshakes_per_address: 32,
     connections: 1024,
+    // A proxy in front of the cloud is one address.
+    connections_per_address: 1024,
     handshake_time: Duration::from_secs(10),
 };
 

@@ -193,6 +193,8 @@ impl UnitLimits {
             handshakes: of(self.handshakes, 128),
             handshakes_per_address: of(self.handshakes_per_address, 64),
             connections: self.settings().max_sessions,
+            // Many vehicles share the address of a mobile network; sessions are limited by Unit.
+            connections_per_address: usize::MAX,
             handshake_time: HANDSHAKE_TIME,
         }
     }

@@ -8,12 +8,16 @@ use serde_json::{Value, json};
 use crate::args::Logs;
 use crate::cloud::{Cloud, segment};
 use crate::follow::{Follow, past_time};
+use crate::log_follow;
 use crate::output::{Output, elements, rows, table, text};
 
 pub async fn fetch(cloud: &Cloud, logs: &Logs, out: &Output) -> Result<()> {
     let base = format!("units/{}/logs/", segment(&logs.unit)?);
     if logs.list {
         return list(cloud, &base, out).await;
+    }
+    if logs.follow {
+        return log_follow::follow(cloud, &base, logs, out).await;
     }
     let id = if let Some(id) = &logs.request {
         id.clone()
@@ -42,13 +46,7 @@ pub async fn fetch(cloud: &Cloud, logs: &Logs, out: &Output) -> Result<()> {
         return out.show(&document, |_| String::new());
     }
     let mut answer = cloud.open(&format!("{path}content/")).await?;
-    let mut sink: Box<dyn std::io::Write> = match &logs.file {
-        Some(path) => {
-            let file = std::fs::File::create(path);
-            Box::new(file.with_context(|| format!("cannot write {}", path.display()))?)
-        }
-        None => Box::new(std::io::stdout().lock()),
-    };
+    let mut sink = sink(logs)?;
     let mut bytes = 0;
     while let Some(piece) = answer.chunk().await.context("the logs broke off")? {
         bytes += piece.len();
@@ -61,7 +59,14 @@ pub async fn fetch(cloud: &Cloud, logs: &Logs, out: &Output) -> Result<()> {
     Ok(())
 }
 
-fn request(logs: &Logs) -> Result<Value> {
+/// Where the text goes.
+pub fn sink(logs: &Logs) -> Result<Box<dyn std::io::Write>> {
+    let Some(path) = &logs.file else { return Ok(Box::new(std::io::stdout())) };
+    let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Box::new(file))
+}
+
+pub fn request(logs: &Logs) -> Result<Value> {
     let kind = match (logs.system, logs.crash) {
         (true, _) => "system",
         (_, true) => "crash",
@@ -101,7 +106,7 @@ fn progress(document: &Value) -> String {
     format!("{}; {}", text(document, "/state"), nodes.join(", "))
 }
 
-fn node_line(node: &Value) -> String {
+pub fn node_line(node: &Value) -> String {
     let (name, state) = (text(node, "/node"), text(node, "/state"));
     let (have, all) = (text(node, "/parts"), text(node, "/parts_count"));
     let parts = if all.is_empty() || all == "0" { String::new() } else { format!(" {have}/{all} parts") };
@@ -110,7 +115,7 @@ fn node_line(node: &Value) -> String {
     format!("node {name}: {state}{parts}{error}")
 }
 
-fn reason(document: &Value) -> String {
+pub fn reason(document: &Value) -> String {
     let whole = text(document, "/error");
     if !whole.is_empty() {
         return whole;

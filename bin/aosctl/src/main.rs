@@ -12,6 +12,7 @@ mod gateway;
 mod image;
 mod items;
 mod layer;
+mod log_follow;
 mod logs;
 mod nodes;
 mod observe;

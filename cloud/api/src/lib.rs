@@ -108,7 +108,7 @@ impl Api {
             .route("/units/{unit}/messages", get(messages::list))
             .route("/units/{unit}/messages/recording", put(messages::switch))
             .route("/units/{unit}/logs", get(logs::list).post(logs::create))
-            .route("/units/{unit}/logs/{id}", get(logs::show))
+            .route("/units/{unit}/logs/{id}", get(logs::show).delete(logs::forget))
             .route("/units/{unit}/logs/{id}/content", get(logs::content))
             .route("/units/{unit}/env-overrides", get(env::show).put(env::replace).delete(env::clear))
             .route("/units/{unit}/states", get(states::list))

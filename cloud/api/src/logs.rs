@@ -131,6 +131,20 @@ pub(crate) async fn show(
     Ok(Json(shown))
 }
 
+/// Drops a request; whoever follows a log makes many of them.
+pub(crate) async fn forget(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((key, id)): Path<(String, String)>,
+) -> Result<StatusCode, ApiError> {
+    let unit = caller.own_unit(&api, &key).await?;
+    if api.store.drop_log_request(&unit.id, &id).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(ApiError::not_found("no such log request"))
+    }
+}
+
 /// The text of all nodes, one after another, as it is read from the disk.
 pub(crate) async fn content(
     State(api): State<Api>,

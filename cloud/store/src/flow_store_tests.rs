@@ -153,6 +153,14 @@ async fn received_logs_are_files_that_go_with_their_rows() {
     // The file goes after the commit that the caller waited for; one more round is after that.
     store.log_by_id("l0").await.unwrap();
     assert_eq!(files(&fixture), 0);
+
+    add_part(&store, &unit, "l9", 1, b"text", false).await;
+    assert_eq!(files(&fixture), 1);
+    assert!(store.drop_log_request(&unit, "l9").await.unwrap());
+    assert!(!store.drop_log_request(&unit, "l9").await.unwrap());
+    assert!(!store.drop_log_request("another", "l8").await.unwrap());
+    store.log_by_id("l9").await.unwrap();
+    assert_eq!(files(&fixture), 0);
 }
 
 #[tokio::test]

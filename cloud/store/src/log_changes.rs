@@ -183,7 +183,8 @@ impl Work<'_> {
             .map_err(sql("keep the state of a log"))
     }
 
-    fn drop_log(&mut self, unit_id: &str, id: &str) -> Result<(), StoreError> {
+    /// Drops a request with its files; what has not been asked is not asked any more.
+    pub(crate) fn drop_log(&mut self, unit_id: &str, id: &str) -> Result<(), StoreError> {
         let files: Vec<String> = self.log_parts(id)?.into_iter().map(|part| part.file).collect();
         self.discard_files(files);
         self.withdraw(unit_id, id)?;

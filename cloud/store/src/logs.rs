@@ -181,6 +181,19 @@ impl Store {
         self.transact(move |work| work.log(&unit_id, &id)).await
     }
 
+    /// Drops a request of the Unit and what came for it; false when there is none.
+    pub async fn drop_log_request(&self, unit_id: &str, id: &str) -> Result<bool, StoreError> {
+        let (unit_id, id) = (unit_id.to_owned(), id.to_owned());
+        self.transact(move |work| {
+            let known = work.log(&unit_id, &id)?.is_some();
+            if known {
+                work.drop_log(&unit_id, &id)?;
+            }
+            Ok(known)
+        })
+        .await
+    }
+
     /// Requests of the Unit, newest first, with the number of all.
     pub async fn log_requests(
         &self,

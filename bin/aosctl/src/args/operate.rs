@@ -15,6 +15,7 @@ pub struct Wait {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   aosctl logs gateway-1 web                      what instance 0 and all others of the item wrote
+  aosctl logs gateway-1 web -f --since 5m        the last five minutes and what comes, until Ctrl-C
   aosctl logs gateway-1 web --from 1h            the last hour only
   aosctl logs gateway-1 web --crash              what came before its last crash
   aosctl logs gateway-1 --system --node main     the system log of one node
@@ -43,8 +44,11 @@ pub struct Logs {
     /// Number of the instance, from 0; all when absent.
     #[arg(long, value_name = "N", requires = "item")]
     pub instance: Option<u64>,
+    /// Keep showing what is written, until Ctrl-C.
+    #[arg(long, short, conflicts_with_all = ["crash", "till", "request", "list"])]
+    pub follow: bool,
     /// Earliest time: RFC 3339, or how long ago, such as 30m.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, visible_alias = "since", value_name = "TIME")]
     pub from: Option<String>,
     /// Latest time: RFC 3339, or how long ago, such as 5m.
     #[arg(long, value_name = "TIME")]

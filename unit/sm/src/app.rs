@@ -3,10 +3,14 @@
 //! Stored instances are taken up or started before anybody is asked anything; IAM is needed once in a node's
 //! life (its description is remembered), CM only for new wishes. An orderly stop leaves containers running.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aos_blob_source::Dialer;
 use aos_iam_link::{IamLink, IamLinkConfig, LinkError};
+use aos_keep::protocol::Exit;
+use aos_tls::IdentitySlot;
 use aos_supervise::{Shutdown, TaskTree};
 use aos_unit_api::common::v2;
 use aos_unit_api::iamanager::v6::NodeInfo;
@@ -16,20 +20,21 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::Error;
 use crate::alerts::{self, AlertSender, Alerts};
-use crate::config::{Config, ContainerConfig};
+use crate::config::Config;
 use crate::database::Database;
 use crate::iamclient::{CertificateSource, node_info};
 use crate::imagemanager::{ImageManager, Retention};
 use crate::launcher::{Command, Launcher, Parts, RuntimeEntry};
 use crate::logprovider::LogProvider;
 use crate::monitoring::{Links, Monitoring, Partition, Settings};
-use crate::networkmanager::NetworkManager;
+use crate::networkmanager::{self, Dns, NetworkManager};
 use crate::nodeconfig::NodeConfigFile;
 use crate::permissions::Permissions;
 use crate::resourcemanager::ResourceManager;
 use crate::resourcemanager::quotas::Quotas;
 use crate::runtimes::container::{ContainerRuntime, NodeFigures};
-use crate::runtimes::keeper::Keeper;
+use crate::runtimes::native::NativeRuntime;
+use crate::runtimes::keeper::{Flood, Keeper, Known, tell_floods};
 use crate::smclient::{Dial, SmClient, shared_channel};
 
 /// Instances a runtime takes.
@@ -104,45 +109,49 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         Some(node) => (node, Dial::Plain { url: config.cm_server_url.clone() }, None),
         None => secure(&config, &database).await?,
     };
-    let first = config.containers.first().ok_or_else(|| Error::NotFound("a container runtime".to_owned()))?;
-    let registrations = first.runtime_dir.join("registrations");
+    let registrations = config.run_dir().join("registrations");
     let (permissions, permissions_task) =
         Permissions::open(iam, config.cert_storage.clone(), registrations)?;
     keep_running(tree, "permissions", permissions_task);
     let (channel, calls) = shared_channel();
-    let retention = Retention { ttl: config.update_item_ttl, period: config.remove_outdated_period };
+    let retention = Retention {
+        ttl: config.update_item_ttl,
+        period: config.remove_outdated_period,
+        part_limit: config.images_part_limit,
+    };
     let (images, images_task) =
-        ImageManager::open(config.image_path.clone(), retention, database.clone(), calls.clone())?;
+        ImageManager::open(config.image_path.clone(), retention, database.clone(), calls.clone(), sources(&config)?)?;
     keep_running(tree, "images", images_task);
-    let first = config.containers.first().ok_or_else(|| Error::NotFound("a container runtime".to_owned()))?;
-    let spaces = first.runtime_dir.join("netns");
-    let (networks, networks_task) =
-        NetworkManager::open(database.clone(), calls, node.node_id.clone(), spaces).await?;
-    keep_running(tree, "networks", networks_task);
+    let spaces = config.run_dir().join("netns");
 
-    let figures = figures_of(&node);
     let (exits_in, exits) = mpsc::channel(64);
-    let mut runtimes = std::collections::BTreeMap::new();
-    for container in &config.containers {
-        let dir = container.runtime_dir.clone();
-        let (link, known, task) = Keeper::open(dir, keeper.clone(), exits_in.clone()).await?;
-        keep_running(tree, "keeper link", task);
-        let runtime = ContainerRuntime::open(container.clone(), figures, link.clone())?;
-        let id = runtime_id(&container.runtime_type, &node.node_id);
-        runtimes.insert(id, RuntimeEntry { runtime: Box::new(runtime), keeper: link, known });
-    }
-    let info = sm_info(&node, &config.containers, &resources);
+    let (floods_in, floods) = mpsc::channel(16);
+    let keepers = Keepers { program: keeper, exits: exits_in, floods: floods_in };
+    let runtimes = open_runtimes(tree, &config, &node, keepers).await?;
+    let dns = runtimes.values().next().map(|entry| Dns::new(entry.keeper.clone()));
+    let (networks, networks_task) = NetworkManager::open(networkmanager::Surroundings {
+        database: database.clone(),
+        cm: calls,
+        node_id: node.node_id.clone(),
+        folder: spaces,
+        dns: dns.ok_or_else(|| Error::NotFound("a runtime".to_owned()))?,
+        filtered: config.firewall,
+    })
+    .await?;
+    keep_running(tree, "networks", networks_task);
+    let info = sm_info(&node, &config.runtime_types(), &resources);
     let (outgoing, outgoing_queue) = SmClient::queue();
     let (commands, command_queue) = mpsc::channel(64);
     let (alerts, alert_queue) = AlertSender::channel();
     let (alerts_out, alerts_for_cm) = mpsc::channel(1);
     let alert_database = database.clone();
+    let storages = config.containers.iter().map(|container| container.storage_dir.clone()).collect();
     let parts = Parts {
         runtimes,
         images,
         networks: networks.clone(),
         resources,
-        quotas: Quotas::default(),
+        quotas: Quotas::new(config.disk_quotas, storages),
         permissions,
         database,
         outgoing: outgoing.clone(),
@@ -151,6 +160,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
     };
     let launcher = Launcher::open(parts).await?;
     let watched = launcher.watched();
+    keep_running(tree, "log floods", tell_floods(floods, watched.clone(), alerts.clone()));
     let links = alerts::Links {
         queue: alert_queue,
         out: alerts_out,
@@ -197,6 +207,46 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
     Ok(())
 }
 
+/// How keepers are started and where they report to.
+struct Keepers {
+    program: PathBuf,
+    exits: mpsc::Sender<Exit>,
+    floods: mpsc::Sender<Flood>,
+}
+
+impl Keepers {
+    async fn open(&self, tree: &mut TaskTree, dir: &Path) -> Result<(Keeper, Known), Error> {
+        let (exits, floods) = (self.exits.clone(), self.floods.clone());
+        let (link, known, task) = Keeper::open(dir.to_owned(), self.program.clone(), exits, floods).await?;
+        keep_running(tree, "keeper link", task);
+        Ok((link, known))
+    }
+}
+
+async fn open_runtimes(
+    tree: &mut TaskTree,
+    config: &Config,
+    node: &NodeInfo,
+    keepers: Keepers,
+) -> Result<BTreeMap<String, RuntimeEntry>, Error> {
+    let figures = figures_of(node);
+    let mut runtimes = BTreeMap::new();
+    for one in &config.containers {
+        let (keeper, known) = keepers.open(tree, &one.runtime_dir).await?;
+        let runtime = Box::new(ContainerRuntime::open(one.clone(), figures, keeper.clone())?);
+        let id = runtime_id(&one.runtime_type, &node.node_id);
+        runtimes.insert(id, RuntimeEntry { runtime, keeper, known });
+    }
+    for one in &config.natives {
+        aos_durable::create_dir(&one.runtime_dir, 0o711)?;
+        let (keeper, known) = keepers.open(tree, &one.runtime_dir).await?;
+        let runtime = NativeRuntime::open(one.clone(), figures, keeper.clone(), keepers.program.clone())?;
+        let id = runtime_id(&one.runtime_type, &node.node_id);
+        runtimes.insert(id, RuntimeEntry { runtime: Box::new(runtime), keeper, known });
+    }
+    Ok(runtimes)
+}
+
 /// Description of the node and our certificate, from IAM.
 async fn secure(config: &Config, database: &Database) -> Result<(NodeInfo, Dial, Option<IamLink>), Error> {
     let ca_cert = config.ca_cert.clone().ok_or_else(|| Error::NotFound("key caCert".to_owned()))?;
@@ -231,6 +281,14 @@ fn measured(node: &NodeInfo, config: &Config) -> Settings {
     }
 }
 
+/// Connections to servers of blobs; `https` needs the roots, which a node without encryption may lack.
+fn sources(config: &Config) -> Result<Dialer, Error> {
+    let Some(path) = &config.ca_cert else { return Ok(Dialer::default()) };
+    let tls = |source| Error::Tls { peer: "servers of blobs".to_owned(), source };
+    let roots = aos_tls::roots_from_pem_file(path).map_err(tls)?;
+    Dialer::new(&roots, &IdentitySlot::default()).map_err(tls)
+}
+
 fn figures_of(node: &NodeInfo) -> NodeFigures {
     let cores = node.cpus.iter().map(|cpu| cpu.num_cores).sum::<u64>();
     if cores == 0 {
@@ -250,16 +308,16 @@ pub fn runtime_id(runtime_type: &str, node_id: &str) -> String {
     uuid::Uuid::new_v3(&uuid::Uuid::NAMESPACE_OID, format!("{runtime_type}-{node_id}").as_bytes()).to_string()
 }
 
-fn sm_info(node: &NodeInfo, containers: &[ContainerConfig], resources: &ResourceManager) -> wire::SmInfo {
+fn sm_info(node: &NodeInfo, types: &[&str], resources: &ResourceManager) -> wire::SmInfo {
     let arch = node.cpus.first().and_then(|cpu| cpu.arch_info.clone());
     // Without IAM's word the architecture this program was built for is certainly right.
     let arch = arch.unwrap_or_else(|| v2::ArchInfo {
         architecture: aos_item_format::normalised_architecture(std::env::consts::ARCH),
         ..Default::default()
     });
-    let runtime = |container: &ContainerConfig| wire::RuntimeInfo {
-        runtime_id: runtime_id(&container.runtime_type, &node.node_id),
-        r#type: container.runtime_type.clone(),
+    let runtime = |runtime_type: &&str| wire::RuntimeInfo {
+        runtime_id: runtime_id(runtime_type, &node.node_id),
+        r#type: (*runtime_type).to_owned(),
         max_dmips: node.max_dmips,
         allowed_dmips: node.max_dmips,
         total_ram: node.total_ram,
@@ -270,7 +328,7 @@ fn sm_info(node: &NodeInfo, containers: &[ContainerConfig], resources: &Resource
     };
     wire::SmInfo {
         node_id: node.node_id.clone(),
-        runtimes: containers.iter().map(runtime).collect(),
+        runtimes: types.iter().map(runtime).collect(),
         resources: resources
             .offered()
             .map(|(name, shared_count)| wire::ResourceInfo { name: name.to_owned(), shared_count })

@@ -1,7 +1,9 @@
 //! The configuration file (`sm.cfg`), upstream's keys and defaults.
 //!
-//! Read once at start. Keys without a meaning here (space limit of images, migration scripts, top-level
+//! Read once at start. Keys without a meaning here (migration scripts, top-level
 //! storage folders) are accepted, so that a file written for upstream is taken without warnings.
+
+mod native;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +13,9 @@ use aos_duration_text::DurationText;
 use serde::Deserialize;
 
 use crate::logprovider::Limits;
+use crate::resourcemanager::quotas::Policy;
+use crate::resourcemanager::quotas::Policy;
+pub use native::NativeConfig;
 
 /// Most runtimes of a node, as all peers have it.
 const MAX_RUNTIMES: usize = 4;
@@ -42,6 +47,8 @@ pub struct Config {
     pub average_samples: u32,
     /// Blobs and layers.
     pub image_path: PathBuf,
+    /// Share of their disk that images may take, percent; 0 is all of it.
+    pub images_part_limit: u8,
     /// How long removed items stay on disk.
     pub update_item_ttl: Duration,
     /// How often outdated items are looked for.
@@ -52,8 +59,12 @@ pub struct Config {
     pub component_log_dir: PathBuf,
     /// Which entries of the journal are alerts.
     pub journal_alerts: JournalAlerts,
-    /// The container runtimes of this node, at least one.
+    /// Instances are kept apart by a packet filter, and their traffic is counted. Off only for kernels that cannot.
+    pub firewall: bool,
+    /// The container runtimes of this node.
     pub containers: Vec<ContainerConfig>,
+    /// The native runtimes of this node; at least one runtime is there.
+    pub natives: Vec<NativeConfig>,
 }
 
 /// Which entries of the journal are alerts.
@@ -134,6 +145,10 @@ struct File {
     #[serde(default)]
     logging: Logging,
     #[serde(default)]
+    network: Network,
+    disk_quotas: Option<DiskQuotas>,
+    disk_quotas: Option<DiskQuotas>,
+    #[serde(default)]
     runtimes: Vec<Runtime>,
     #[serde(default)]
     journal_alerts: JournalAlertKeys,
@@ -157,10 +172,41 @@ struct Monitoring {
 #[serde(rename_all = "camelCase")]
 struct ImageManager {
     image_path: Option<PathBuf>,
-    #[serde(default, rename = "imagesPartLimit")]
-    _images_part_limit: u64,
+    #[serde(default)]
+    images_part_limit: u64,
     update_item_ttl: Option<DurationText>,
     remove_outdated_period: Option<DurationText>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Network {
+    firewall: Option<Firewall>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Firewall {
+    Required,
+    Off,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum DiskQuotas {
+    Off,
+    Auto,
+    Images,
+    Required,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum DiskQuotas {
+    Off,
+    Auto,
+    Images,
+    Required,
 }
 
 #[derive(Deserialize, Default)]
@@ -245,30 +291,7 @@ impl Config {
             return Err(wrong("monitoring.pollPeriod", "must be at least one second"));
         }
         let samples = window.as_millis() / poll_period.as_millis();
-        let mut containers: Vec<ContainerConfig> = Vec::new();
-        for (index, runtime) in file.runtimes.into_iter().enumerate() {
-            let key = format!("runtimes[{index}]");
-            if runtime.plugin != "container" {
-                return Err(wrong(
-                    &format!("{key}.plugin"),
-                    &format!("'{}' is not supported", runtime.plugin),
-                ));
-            }
-            if runtime.runtime_type.is_empty() || runtime.runtime_type.len() > 64 {
-                return Err(wrong(&format!("{key}.type"), "must have 1 to 64 characters"));
-            }
-            if containers.iter().any(|known| known.runtime_type == runtime.runtime_type) {
-                return Err(wrong(&format!("{key}.type"), "is there twice"));
-            }
-            let part = match runtime.config {
-                serde_json::Value::Null => Container::default(),
-                value => aos_config_file::read_part(path, &format!("{key}.config"), value)?,
-            };
-            containers.push(container(&working_dir, runtime.runtime_type, part));
-        }
-        if containers.is_empty() {
-            return Err(wrong("runtimes", "at least one container runtime is needed"));
-        }
+        let (containers, natives) = runtimes(path, &working_dir, file.runtimes)?;
         Ok(Self {
             ca_cert: file.ca_cert.filter(|cert| !cert.as_os_str().is_empty()),
             cert_storage: certificate_type(file.cert_storage),
@@ -283,6 +306,7 @@ impl Config {
             poll_period,
             average_samples: u32::try_from(samples).unwrap_or(u32::MAX).max(1),
             image_path: file.image_manager.image_path.unwrap_or_else(|| working_dir.join("images")),
+            images_part_limit: u8::try_from(file.image_manager.images_part_limit).unwrap_or(100).min(100),
             update_item_ttl: seconds(file.image_manager.update_item_ttl, 30 * 24 * 3600),
             remove_outdated_period: seconds(file.image_manager.remove_outdated_period, 24 * 3600)
                 .max(Duration::from_secs(1)),
@@ -299,9 +323,99 @@ impl Config {
                 system_priority: priority(file.journal_alerts.system_alert_priority, 3),
                 filter: file.journal_alerts.filter,
             },
+            firewall: file.network.firewall != Some(Firewall::Off),
             containers,
+            natives,
             working_dir,
         })
+    }
+
+    /// Types of all runtimes.
+    pub fn runtime_types(&self) -> Vec<&str> {
+        let containers = self.containers.iter().map(|runtime| runtime.runtime_type.as_str());
+        containers.chain(self.natives.iter().map(|runtime| runtime.runtime_type.as_str())).collect()
+    }
+
+    /// Folder of what belongs to no runtime in particular and ends with the machine.
+    pub fn run_dir(&self) -> &Path {
+        let container = self.containers.first().map(|runtime| &runtime.runtime_dir);
+        let native = self.natives.first().map(|runtime| &runtime.runtime_dir);
+        container.or(native).map_or(Path::new("/run/aos"), PathBuf::as_path)
+    }
+}
+
+/// Checks the list of runtimes. Runtimes for components are known, but not built yet: they are left out, so
+/// that CM places nothing there.
+fn runtimes(
+    path: &Path,
+    working_dir: &Path,
+    given: Vec<Runtime>,
+) -> Result<(Vec<ContainerConfig>, Vec<NativeConfig>), ConfigError> {
+    let mut containers: Vec<ContainerConfig> = Vec::new();
+    let mut natives: Vec<NativeConfig> = Vec::new();
+    let mut types: Vec<String> = Vec::new();
+    // Two runtimes in one folder would take each other's instances for rubbish.
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for (index, runtime) in given.into_iter().enumerate() {
+        let place = |key: &str| format!("runtimes[{index}].{key}");
+        let wrong = |key: &str, reason: &str| ConfigError::key(path, &place(key), reason);
+        if runtime.runtime_type.is_empty() || runtime.runtime_type.len() > 64 {
+            return Err(wrong("type", "must have 1 to 64 characters"));
+        }
+        if types.contains(&runtime.runtime_type) {
+            return Err(wrong("type", "is there twice"));
+        }
+        types.push(runtime.runtime_type.clone());
+        let mut own = |key: &str, folder: &mut PathBuf, given: bool, name: &str| {
+            if folders.contains(folder) {
+                if given {
+                    return Err(wrong(&format!("config.{key}"), "another runtime has this folder"));
+                }
+                let last = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                folder.set_file_name(format!("{last}-{name}"));
+            }
+            folders.push(folder.clone());
+            Ok(())
+        };
+        match runtime.plugin.as_str() {
+            "container" => {
+                let part: Container = part(path, &place("config"), runtime.config)?;
+                let (dir, root) = (part.runtime_dir.is_some(), part.crun_state_root.is_some());
+                let mut one = container(working_dir, runtime.runtime_type, part);
+                own("runtimeDir", &mut one.runtime_dir, dir, &one.runtime_type)?;
+                own("crunStateRoot", &mut one.state_root, root, &one.runtime_type)?;
+                containers.push(one);
+            }
+            "native" => {
+                let part: native::Keys = part(path, &place("config"), runtime.config)?;
+                let mut one = part.complete(working_dir, runtime.runtime_type);
+                own("runtimeDir", &mut one.runtime_dir, false, &one.runtime_type)?;
+                natives.push(one);
+            }
+            "boot" | "rootfs" => {
+                tracing::warn!(
+                    "runtime '{}' of plugin '{}' is left out: not built yet",
+                    runtime.runtime_type,
+                    runtime.plugin
+                );
+            }
+            other => return Err(wrong("plugin", &format!("'{}' is not supported", other.escape_debug()))),
+        }
+    }
+    if containers.is_empty() && natives.is_empty() {
+        return Err(ConfigError::key(path, "runtimes", "a container or native runtime is needed"));
+    }
+    Ok((containers, natives))
+}
+
+fn part<T: serde::de::DeserializeOwned + Default>(
+    path: &Path,
+    key: &str,
+    value: serde_json::Value,
+) -> Result<T, ConfigError> {
+    match value {
+        serde_json::Value::Null => Ok(T::default()),
+        value => aos_config_file::read_part(path, key, value),
     }
 }
 
@@ -381,6 +495,8 @@ mod tests {
         assert_eq!(config.average_samples, 6);
         assert_eq!(config.image_path, Path::new("/var/aos/workdirs/sm/images"));
         assert_eq!(config.log_limits, Limits::new(131_072, 40));
+        assert_eq!(config.disk_quotas, Policy::Auto);
+        assert_eq!(config.disk_quotas, Policy::Auto);
         let alerts = JournalAlerts { filter: vec!["x".into()], service_priority: 4, system_priority: 2 };
         assert_eq!(config.journal_alerts, alerts);
         assert_eq!(config.component_log_dir, Path::new("/var/log/aos"));
@@ -396,12 +512,43 @@ mod tests {
         let base = r#""workingDir":"/w","iamPublicServerURL":"a:1","cmServerURL":"b:2""#;
         let error = |rest: &str| parse(&format!("{{{base}{rest}}}")).unwrap_err().to_string();
         assert!(error("").contains("runtimes"));
-        assert!(error(r#","runtimes":[{"plugin":"boot","type":"b"}]"#).contains("runtimes[0].plugin"));
+        assert!(error(r#","runtimes":[{"plugin":"vm","type":"b"}]"#).contains("runtimes[0].plugin"));
         assert!(error(r#","cmReconnectTimeout":"soon""#).contains("cmReconnectTimeout"));
         assert!(
             error(r#","runtimes":[{"plugin":"container","type":"c","config":{"logMaxBytes":"x"}}]"#)
                 .contains("runtimes[0].config.logMaxBytes")
         );
         assert!(parse("{}").unwrap_err().to_string().contains("workingDir"));
+    }
+
+    const BASE: &str = r#""workingDir":"/w","iamPublicServerURL":"a:1","cmServerURL":"b:2","runtimes""#;
+
+    // SM-23
+    #[test]
+    fn several_runtimes_keep_out_of_each_others_way() {
+        let config = parse(&format!(
+            r#"{{{BASE}:[{{"plugin":"container","type":"crun"}},
+                {{"plugin":"container","type":"runc","config":{{"crunExecutable":"/usr/bin/runc"}}}},
+                {{"plugin":"native","type":"plain","config":{{"ownNetwork":true,"stopGrace":"PT3S"}}}},
+                {{"plugin":"rootfs","type":"x-rootfs","isComponent":true,"config":{{"versionFilePath":"/etc/v"}}}}]}}"#,
+        ))
+        .unwrap();
+        let [first, second] = config.containers.as_slice() else { panic!("{config:?}") };
+        assert_eq!(first.runtime_dir, Path::new("/run/aos/runtime"));
+        assert_eq!(second.runtime_dir, Path::new("/run/aos/runtime-runc"));
+        assert_eq!((first.state_root.as_path(), second.state_root.as_path()), (Path::new("/run/crun"), Path::new("/run/crun-runc")));
+        let native = config.natives.first().unwrap();
+        assert!(native.own_network);
+        assert_eq!(native.stop_grace, Duration::from_secs(3));
+        assert_eq!(config.run_dir(), Path::new("/run/aos/runtime"));
+        let shared = format!(
+            r#"{{{BASE}:[{{"plugin":"container","type":"a"}},
+                {{"plugin":"container","type":"b","config":{{"runtimeDir":"/run/aos/runtime"}}}}]}}"#
+        );
+        assert!(parse(&shared).unwrap_err().to_string().contains("runtimes[1].config.runtimeDir"));
+        let alone = parse(&format!(r#"{{{BASE}:[{{"plugin":"native","type":"n"}}]}}"#)).unwrap();
+        assert_eq!(alone.run_dir(), Path::new("/run/aos-native"));
+        let none = format!(r#"{{{BASE}:[{{"plugin":"boot","type":"n"}}]}}"#);
+        assert!(parse(&none).unwrap_err().to_string().contains("runtimes"));
     }
 }

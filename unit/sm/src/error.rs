@@ -120,9 +120,38 @@ pub enum Error {
         /// Instance IDs of those that do.
         users: String,
     },
+    /// A disk quota cannot be kept.
+    #[error(transparent)]
+    Quota(#[from] aos_disk_quota::QuotaError),
     /// Something is not built yet.
     #[error("{0} is not supported")]
     NotSupported(String),
+    /// A layer was not installed.
+    #[error(transparent)]
+    Layer(#[from] aos_image_layers::LayerError),
+    /// A blob cannot be kept.
+    #[error(transparent)]
+    Blob(#[from] aos_content_store::StoreError),
+    /// The bytes of a blob cannot be had.
+    #[error("cannot fetch blob {blob}")]
+    Source {
+        /// Its digest.
+        blob: String,
+        /// Why.
+        #[source]
+        source: aos_blob_source::SourceError,
+    },
+    /// Something several had asked for failed.
+    #[error(transparent)]
+    Shared(std::sync::Arc<Self>),
+    /// An installation is not wanted any more.
+    #[error("installing {item} {version} was given up")]
+    GivenUp {
+        /// The item.
+        item: String,
+        /// Its version.
+        version: String,
+    },
     /// A bound was exceeded.
     #[error("{what} is limited to {limit}")]
     Limit {
@@ -171,6 +200,26 @@ impl Error {
         move |source| Self::File { action, path, source }
     }
 
+    /// Shorthand for the sources of blobs.
+    pub(crate) fn source(blob: &aos_ids::Digest) -> impl FnOnce(aos_blob_source::SourceError) -> Self {
+        let blob = blob.to_string();
+        move |source| Self::Source { blob, source }
+    }
+
+    /// True when more free space on the disk may help.
+    pub(crate) fn is_no_space(&self) -> bool {
+        match self {
+            Self::Shared(error) => error.is_no_space(),
+            Self::Layer(error) => error.is_no_space(),
+            Self::Blob(error) => error.is_no_space(),
+            Self::Durable(error) => error.is_no_space(),
+            Self::File { source, .. } | Self::System { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+
     /// Shorthand for kernel calls.
     pub(crate) fn system<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
         let action = action.into();
@@ -186,6 +235,7 @@ impl Error {
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::NotConnected { .. } | Self::KeeperGone => true,
+            Self::Shared(error) => error.is_passing(),
             Self::Call { source, .. } => matches!(
                 source.code(),
                 tonic::Code::Unavailable
@@ -217,6 +267,7 @@ impl Error {
             Self::File { source, .. } | Self::System { source, .. } => source.raw_os_error().unwrap_or(0),
             Self::Runtime { status, .. } => *status,
             Self::Answer { info, .. } => info.exit_code,
+            Self::Quota(error) => error.errno(),
             _ => 0,
         };
         ErrorInfo { aos_code: self.code().number(), exit_code, message }
@@ -224,6 +275,13 @@ impl Error {
 
     fn code(&self) -> AosCode {
         match self {
+            Self::Shared(error) => error.code(),
+            _ if self.is_no_space() => AosCode::NoMemory,
+            Self::Layer(aos_image_layers::LayerError::Checksum { .. })
+            | Self::Blob(aos_content_store::StoreError::Mismatch { .. }) => AosCode::InvalidChecksum,
+            Self::Layer(aos_image_layers::LayerError::Program { .. }) => AosCode::NotSupported,
+            Self::Layer(error) if error.is_content() => AosCode::InvalidArgument,
+            Self::Layer(_) | Self::Blob(_) | Self::Source { .. } => AosCode::Runtime,
             Self::Checksum { .. } => AosCode::InvalidChecksum,
             Self::Invalid { .. } | Self::Config(_) => AosCode::InvalidArgument,
             Self::NotFound(_) => AosCode::NotFound,
@@ -233,6 +291,8 @@ impl Error {
             Self::NotConnected { .. } | Self::Call { .. } => AosCode::Timeout,
             Self::Answer { info, .. } => info.code(),
             Self::Durable(error) if error.is_no_space() => AosCode::NoMemory,
+            Self::Quota(error) if error.is_no_space() => AosCode::NoMemory,
+            Self::Quota(aos_disk_quota::QuotaError::Unavailable { .. }) => AosCode::NotSupported,
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => AosCode::NoMemory,
             Self::File { .. } | Self::System { .. } | Self::Runtime { .. } => AosCode::Runtime,
             _ => AosCode::Failed,

@@ -36,18 +36,14 @@ impl CmCalls {
         self.channel.borrow().clone().ok_or(Error::NotConnected { call })
     }
 
-    /// Where a blob can be read.
-    pub async fn blob_url(&self, digest: &Digest) -> Result<String, Error> {
+    /// Where a blob can be read, best first.
+    pub async fn blob_urls(&self, digest: &Digest) -> Result<Vec<String>, Error> {
         let call = "GetBlobsInfos";
         let mut client = SmServiceClient::new(self.channel(call)?);
         let request = wire::BlobsInfosRequest { digests: vec![digest.to_string()] };
-        let answer = within(call, client.get_blobs_infos(request)).await?;
-        answer
-            .urls
-            .into_iter()
-            .next()
-            .filter(|url| !url.is_empty())
-            .ok_or_else(|| Error::NotFound(format!("blob {digest}")))
+        let mut urls = within(call, client.get_blobs_infos(request)).await?.urls;
+        urls.retain(|url| !url.is_empty());
+        if urls.is_empty() { Err(Error::NotFound(format!("blob {digest}"))) } else { Ok(urls) }
     }
 
     /// The network of an owner on this node.
@@ -115,6 +111,17 @@ impl CmCalls {
         let request =
             wire::ReleaseNodeNetworkRequest { network_id: network.to_owned(), node_id: node.to_owned() };
         check(call, within(call, client.release_node_network(request)).await?.error)
+    }
+
+    /// The stream of new firewall rules for instances of this node.
+    pub async fn network_updates(
+        &self,
+        node: &str,
+    ) -> Result<tonic::Streaming<wire::InstanceNetworkUpdateNotification>, Error> {
+        let call = "SubscribeInstanceNetworkUpdates";
+        let mut client = NetworkServiceClient::new(self.channel(call)?);
+        let request = wire::SubscribeInstanceNetworkUpdatesRequest { node_id: node.to_owned() };
+        within(call, client.subscribe_instance_network_updates(request)).await
     }
 
     /// Tells CM which networks are in use.

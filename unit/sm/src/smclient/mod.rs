@@ -1,42 +1,47 @@
 //! The connection to the Communication Manager: one stream for messages both ways, unary calls beside it.
 //!
-//! Connect, register, talk, reconnect, for ever. The pause before another attempt is short after a connection
-//! that held and doubles up to the configured one, so that nodes that start together find each other soon. The first message of every stream is
-//! this node's description, the second the status of all instances. What changes while there is no stream
-//! need not be kept: the status list of the next connection holds it. Of the other messages the newest
-//! alerts are kept (up to the queue's length), monitoring and logs are dropped.
+//! Connect, register, talk, reconnect, for ever; between two connections lies the configured pause, whatever
+//! ended the first. The first message of every stream is this node's description, the second the status of
+//! all instances, then the networks are synchronised, then CM's messages are read.
+//!
+//! Nobody waits for CM: what other modules send is taken at once and waits in [`outbox`], so that a slow CM or
+//! none at all holds nothing up. Load figures and changes of statuses are not kept without a connection, since
+//! the next one begins with all statuses; answers are, up to a bound. Alerts and logs wait with those who make
+//! them until they can go out. A message handed to a stream that breaks in this moment is lost.
 
 mod calls;
 mod messages;
+mod outbox;
+mod talk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use aos_backoff::Backoff;
 use aos_unit_api::servicemanager::v5 as wire;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 use tonic::transport::Channel;
-use wire::sm_incoming_messages::SmIncomingMessage as Incoming;
 use wire::sm_outgoing_messages::SmOutgoingMessage as Wire;
 use wire::sm_service_client::SmServiceClient;
 
 use crate::Error;
 use crate::iamclient::CertificateSource;
 use crate::launcher::{Command, Status};
-use crate::logprovider::{LogProvider, Request};
+use crate::logprovider::LogProvider;
 use crate::monitoring::Monitoring;
 use crate::networkmanager::NetworkManager;
 use crate::nodeconfig::NodeConfigFile;
 
 pub use calls::CmCalls;
+use outbox::Outbox;
+use talk::Talk;
 
 /// Messages that may wait for the stream.
 const QUEUE: usize = 64;
-/// First pause between attempts.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Parts of logs that may wait for the stream; they are large.
+const LOG_QUEUE: usize = 2;
 /// Time to open the stream.
 const OPEN_TIME: Duration = Duration::from_secs(15);
 /// Largest message accepted, bytes.
@@ -76,7 +81,7 @@ pub enum Dial {
 pub struct SmClient {
     /// How to connect.
     pub dial: Dial,
-    /// Longest pause between attempts.
+    /// Pause between two connections.
     pub pause: Duration,
     /// First message of every stream.
     pub info: wire::SmInfo,
@@ -96,8 +101,6 @@ pub struct SmClient {
     pub monitoring: Monitoring,
     /// Logs.
     pub logs: LogProvider,
-    /// Messages of our own.
-    pub queue: mpsc::Sender<Outgoing>,
     /// True while a stream stands; for the local status.
     pub connected: watch::Sender<bool>,
 }
@@ -111,10 +114,10 @@ impl SmClient {
     /// Connects for ever.
     pub async fn run(mut self) {
         let mut noted = false;
-        let mut backoff = Backoff::new(FIRST_PAUSE.min(self.pause), self.pause, 0.0);
+        let mut outbox = Outbox::default();
+        let (log_queue, mut logs) = mpsc::channel(LOG_QUEUE);
         loop {
-            let began = Instant::now();
-            match self.session(&mut noted).await {
+            match self.session(&mut noted, &mut outbox, &log_queue, &mut logs).await {
                 Ok(()) => tracing::warn!("the connection to CM has ended"),
                 Err(error) if !noted => {
                     noted = true;
@@ -124,31 +127,19 @@ impl SmClient {
             }
             self.channel.send_replace(None);
             if self.connected.send_replace(false) {
-                if began.elapsed() >= self.pause {
-                    backoff.reset();
-                }
+                // Without CM there is no cloud, whatever CM said last.
                 let _ = self.launcher.send(Command::Cloud(false)).await;
             }
-            self.wait(backoff.next(0.0)).await;
+            take_for(self.pause, &mut self.outgoing, &mut outbox).await;
         }
-    }
-
-    /// The pause between attempts. Other modules must not be held up by a full queue meanwhile.
-    async fn wait(&mut self, pause: Duration) {
-        let until = tokio::time::Instant::now() + pause;
-        while let Ok(Some(_)) = tokio::time::timeout_at(until, self.outgoing.recv()).await {}
-        tokio::time::sleep_until(until).await;
     }
 
     /// A fresh channel; waits for our certificate when IAM has not given it yet.
     async fn channel(&self) -> Result<(Channel, Option<CertificateSource>), Error> {
+        let tls = |source| Error::Tls { peer: "CM".to_owned(), source };
         match &self.dial {
-            Dial::Plain { url } => {
-                let tls = |source| Error::Tls { peer: "CM".to_owned(), source };
-                Ok((aos_tls::plain_grpc_channel(url).map_err(tls)?, None))
-            }
+            Dial::Plain { url } => Ok((aos_tls::plain_grpc_channel(url).map_err(tls)?, None)),
             Dial::Secure { url, ca_cert, certificate } => {
-                let tls = |source| Error::Tls { peer: "CM".to_owned(), source };
                 let mut certificate = certificate.clone();
                 let key = loop {
                     match certificate.present() {
@@ -164,19 +155,28 @@ impl SmClient {
         }
     }
 
-    async fn session(&mut self, noted: &mut bool) -> Result<(), Error> {
-        let (channel, mut certificate) = self.channel().await?;
+    async fn session(
+        &mut self,
+        noted: &mut bool,
+        outbox: &mut Outbox,
+        log_queue: &mpsc::Sender<Outgoing>,
+        logs: &mut mpsc::Receiver<Outgoing>,
+    ) -> Result<(), Error> {
+        let (channel, certificate) = self.channel().await?;
         let _ = self.launcher.send(Command::Announce).await;
-        let all = self.statuses().await?;
-        let (sender, receiver) = mpsc::channel(16);
+        let all = self.statuses(outbox).await?;
+        let (sender, receiver) = mpsc::channel(2);
         for message in [Wire::SmInfo(self.info.clone()), messages::all_instances(&all)] {
             let _ = sender.send(wrap(message)).await;
         }
         let mut client = SmServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-        let opened = tokio::time::timeout(OPEN_TIME, client.register_sm(ReceiverStream::new(receiver))).await;
+        let opening = async {
+            tokio::time::timeout(OPEN_TIME, client.register_sm(ReceiverStream::new(receiver))).await
+        };
+        let opened = take_while(opening, &mut self.outgoing, outbox).await;
         let call = "RegisterSM";
         let failed = |status| Error::Call { call, source: Box::new(status) };
-        let mut stream = opened
+        let stream = opened
             .map_err(|_| failed(tonic::Status::deadline_exceeded("no answer in time")))?
             .map_err(failed)?
             .into_inner();
@@ -184,113 +184,49 @@ impl SmClient {
         *noted = false;
         self.channel.send_replace(Some(channel));
         self.connected.send_replace(true);
-        self.sync_networks().await;
-        let _ = self.launcher.send(Command::CmConnected).await;
-        self.talk(&mut stream, &sender, &mut certificate).await
+        Talk { client: self, stream, sender, certificate, outbox, log_queue, logs }.run().await
     }
 
     /// Everything queued before the launcher's list is older than the list.
-    async fn statuses(&mut self) -> Result<Vec<Status>, Error> {
-        let mut kept = Vec::new();
-        let all = loop {
-            match self.outgoing.recv().await.ok_or(Error::Ended("the launcher"))? {
-                Outgoing::AllInstances(all) => break all,
-                Outgoing::Message(alert @ Wire::Alert(_)) => kept.push(alert),
-                Outgoing::Instances(_) | Outgoing::Message(_) => {}
-            }
-        };
-        for alert in kept {
-            let _ = self.queue.try_send(Outgoing::Message(alert));
-        }
-        Ok(all)
-    }
-
-    async fn sync_networks(&self) {
-        let calls = CmCalls::new(self.channel.subscribe());
-        if let Err(error) = calls.sync_networks(&self.info.node_id, self.networks.state()).await {
-            tracing::warn!("networks are not synchronised: {}", error.info().message);
-        }
-    }
-
-    async fn talk(
-        &mut self,
-        stream: &mut Streaming<wire::SmIncomingMessages>,
-        sender: &mpsc::Sender<wire::SmOutgoingMessages>,
-        certificate: &mut Option<CertificateSource>,
-    ) -> Result<(), Error> {
+    async fn statuses(&mut self, outbox: &mut Outbox) -> Result<Vec<Status>, Error> {
         loop {
-            let renewed = async {
-                match certificate {
-                    Some(certificate) => certificate.changed().await,
-                    None => std::future::pending().await,
+            match self.outgoing.recv().await.ok_or(Error::Ended("the launcher"))? {
+                Outgoing::AllInstances(all) => {
+                    outbox.begin();
+                    return Ok(all);
                 }
-            };
-            tokio::select! {
-                message = stream.message() => match message {
-                    Ok(Some(message)) => self.handle(message).await,
-                    Ok(None) => return Ok(()),
-                    Err(status) => return Err(Error::Call { call: "RegisterSM", source: Box::new(status) }),
-                },
-                Some(message) = self.outgoing.recv() => {
-                    let message = match message {
-                        Outgoing::Instances(statuses) => messages::instances(&statuses),
-                        Outgoing::AllInstances(statuses) => messages::all_instances(&statuses),
-                        Outgoing::Message(message) => message,
-                    };
-                    if sender.send(wrap(message)).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                Some(alert) = self.alerts.recv() => {
-                    if sender.send(wrap(Wire::Alert(alert))).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                () = renewed => {
-                    tracing::info!("our certificate has changed, connecting anew");
-                    return Ok(());
-                }
+                message => outbox.push(to_wire(message)),
             }
         }
     }
+}
 
-    fn answer_logs(&self, request: impl Into<Request>) {
-        tokio::spawn(self.logs.clone().answer(request.into(), self.queue.clone()));
-    }
+/// Takes what other modules send for exactly this time.
+async fn take_for(time: Duration, outgoing: &mut mpsc::Receiver<Outgoing>, outbox: &mut Outbox) {
+    let until = Instant::now() + time;
+    take_while(tokio::time::sleep_until(until), outgoing, outbox).await;
+}
 
-    /// One message; what is wrong with it concerns no other.
-    async fn handle(&mut self, message: wire::SmIncomingMessages) {
-        let Some(message) = message.sm_incoming_message else { return };
-        let answer = match message {
-            Incoming::UpdateInstances(update) => {
-                let (start, stop, refused) = messages::update(update);
-                for status in refused {
-                    tracing::warn!("an instance of CM's request is refused: {status}");
-                }
-                let _ = self.launcher.send(Command::Update { start, stop }).await;
-                return;
-            }
-            Incoming::ConnectionStatus(status) => {
-                let connected = status.cloud_status() == wire::ConnectionEnum::Connected;
-                let _ = self.launcher.send(Command::Cloud(connected)).await;
-                return;
-            }
-            Incoming::GetNodeConfigStatus(_) => self.node_config.status(),
-            Incoming::CheckNodeConfig(check) => self.node_config.check(&check.node_config, &check.version),
-            Incoming::SetNodeConfig(set) => {
-                let answer = self.node_config.set(&set.node_config, &set.version);
-                self.monitoring.rules_changed();
-                answer
-            }
-            Incoming::GetAverageMonitoring(_) => return self.monitoring.average(),
-            Incoming::SystemLogRequest(request) => return self.answer_logs(request),
-            Incoming::InstanceLogRequest(request) => return self.answer_logs(request),
-            Incoming::InstanceCrashLogRequest(request) => return self.answer_logs(request),
-        };
-        // The queue is ours to empty; waiting for room in it here would be waiting for ourselves.
-        if self.queue.try_send(Outgoing::Message(answer)).is_err() {
-            tracing::warn!("an answer to CM is dropped: too many messages wait");
+/// Takes what other modules send until `end` is there.
+async fn take_while<T>(
+    end: impl Future<Output = T>,
+    outgoing: &mut mpsc::Receiver<Outgoing>,
+    outbox: &mut Outbox,
+) -> T {
+    let mut end = std::pin::pin!(end);
+    loop {
+        tokio::select! {
+            result = &mut end => return result,
+            Some(message) = outgoing.recv() => outbox.push(to_wire(message)),
         }
+    }
+}
+
+fn to_wire(message: Outgoing) -> Wire {
+    match message {
+        Outgoing::Instances(statuses) => messages::instances(&statuses),
+        Outgoing::AllInstances(statuses) => messages::all_instances(&statuses),
+        Outgoing::Message(message) => message,
     }
 }
 
@@ -306,3 +242,36 @@ pub fn shared_channel() -> (watch::Sender<Option<Channel>>, CmCalls) {
 
 /// The key of a certificate as TLS wants it.
 pub type CertifiedKey = Arc<rustls::sign::CertifiedKey>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(version: usize) -> Outgoing {
+        Outgoing::Message(Wire::NodeConfigStatus(wire::NodeConfigStatus {
+            version: version.to_string(),
+            ..Default::default()
+        }))
+    }
+
+    // SM-20, SM-23, SM-24, SM-75, SM-78
+    #[tokio::test(start_paused = true)]
+    async fn the_pause_is_as_configured_and_nobody_waits_for_its_end() {
+        let (sender, mut outgoing) = mpsc::channel(2);
+        let mut outbox = Outbox::default();
+        let began = Instant::now();
+        let senders = async {
+            for number in 0..200 {
+                tokio::time::sleep(Duration::from_millis(3)).await;
+                sender.send(answer(number)).await.unwrap();
+            }
+            began.elapsed()
+        };
+        let pause = Duration::from_millis(1234);
+        let (sent_after, ()) = tokio::join!(senders, take_for(pause, &mut outgoing, &mut outbox));
+        assert_eq!(began.elapsed(), pause);
+        assert_eq!(sent_after, Duration::from_millis(600), "a sender has waited");
+        let kept = std::iter::from_fn(|| outbox.pop()).count();
+        assert_eq!(kept, 65, "64 answers and the word about those that are lost");
+    }
+}

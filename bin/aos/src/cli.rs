@@ -23,6 +23,8 @@ pub enum Command {
         /// Folder of its socket and records.
         dir: PathBuf,
     },
+    /// A part of the start of a native service: the words that say which.
+    Native(Vec<String>),
     /// Show what runs on this node.
     Status {
         /// Folder of the daemons' status sockets.
@@ -240,6 +242,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command> {
         && cfg!(feature = "iam")
     {
         return recover_command(&mut lexopt::Parser::from_args(flags));
+    }
+    if let [first, words @ ..] = rest.as_slice()
+        && first == "native"
+        && cfg!(feature = "sm")
+    {
+        // The words of a service's command are its own; nothing in them is a flag of ours.
+        return Ok(Command::Native(words.iter().map(|word| word.to_string_lossy().into_owned()).collect()));
     }
     let mut parser = lexopt::Parser::from_args(rest);
 

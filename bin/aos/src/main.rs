@@ -41,6 +41,14 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         #[cfg(not(feature = "sm"))]
         Command::Keep { .. } => anyhow::bail!("this build does not contain `keep`"),
+        #[cfg(feature = "sm")]
+        Command::Native(words) => {
+            let args = aos_native::Args::parse(&words);
+            let args = args.ok_or_else(|| anyhow::anyhow!("`aos native` is for the Service Manager only"))?;
+            Ok(aos_native::run(args)?)
+        }
+        #[cfg(not(feature = "sm"))]
+        Command::Native(_) => anyhow::bail!("this build does not contain `native`"),
         Command::Daemon(daemon, flags) => run_daemon(daemon, flags),
     }
 }

@@ -92,7 +92,9 @@ impl Args {
     pub fn parse(words: &[String]) -> Option<Self> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
-            ["start", order, pid_file] => Some(Self::Start { order: order.into(), pid_file: pid_file.into() }),
+            ["start", order, pid_file] => {
+                Some(Self::Start { order: order.into(), pid_file: pid_file.into() })
+            }
             ["enter", order] => Some(Self::Enter { order: order.into() }),
             ["exec", order, pid, argv @ ..] if !argv.is_empty() => Some(Self::Exec {
                 order: order.into(),
@@ -164,7 +166,14 @@ impl Error {
 /// with a single thread, as root.
 pub fn run(args: Args) -> Result<(), Error> {
     match args {
-        Args::Start { order, pid_file } => start::start(&order, &pid_file),
+        Args::Start { order, pid_file } => {
+            let result = start::start(&order, &pid_file);
+            if let Err(error) = &result {
+                // Beside the file that there is not; the Service Manager reads it.
+                let _ = std::fs::write(pid_file.with_extension("error"), error.text());
+            }
+            result
+        }
         Args::Enter { order } => enter::enter(&order),
         Args::Exec { order, pid, argv } => enter::exec(&order, pid, argv),
     }

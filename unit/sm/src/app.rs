@@ -10,8 +10,8 @@ use std::time::Duration;
 use aos_blob_source::Dialer;
 use aos_iam_link::{IamLink, IamLinkConfig, LinkError};
 use aos_keep::protocol::Exit;
-use aos_tls::IdentitySlot;
 use aos_supervise::{Shutdown, TaskTree};
+use aos_tls::IdentitySlot;
 use aos_unit_api::common::v2;
 use aos_unit_api::iamanager::v6::NodeInfo;
 use aos_unit_api::servicemanager::v5 as wire;
@@ -33,8 +33,8 @@ use crate::permissions::Permissions;
 use crate::resourcemanager::ResourceManager;
 use crate::resourcemanager::quotas::Quotas;
 use crate::runtimes::container::{ContainerRuntime, NodeFigures};
-use crate::runtimes::native::NativeRuntime;
 use crate::runtimes::keeper::{Flood, Keeper, Known, tell_floods};
+use crate::runtimes::native::NativeRuntime;
 use crate::smclient::{Dial, SmClient, shared_channel};
 
 /// Instances a runtime takes.
@@ -110,8 +110,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         None => secure(&config, &database).await?,
     };
     let registrations = config.run_dir().join("registrations");
-    let (permissions, permissions_task) =
-        Permissions::open(iam, config.cert_storage.clone(), registrations)?;
+    let (permissions, permissions_task) = Permissions::open(iam, config.cert_storage.clone(), registrations)?;
     keep_running(tree, "permissions", permissions_task);
     let (channel, calls) = shared_channel();
     let retention = Retention {
@@ -119,8 +118,13 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         period: config.remove_outdated_period,
         part_limit: config.images_part_limit,
     };
-    let (images, images_task) =
-        ImageManager::open(config.image_path.clone(), retention, database.clone(), calls.clone(), sources(&config)?)?;
+    let (images, images_task) = ImageManager::open(
+        config.image_path.clone(),
+        retention,
+        database.clone(),
+        calls.clone(),
+        sources(&config)?,
+    )?;
     keep_running(tree, "images", images_task);
     let spaces = config.run_dir().join("netns");
 

@@ -14,7 +14,6 @@ use serde::Deserialize;
 
 use crate::logprovider::Limits;
 use crate::resourcemanager::quotas::Policy;
-use crate::resourcemanager::quotas::Policy;
 pub use native::NativeConfig;
 
 /// Most runtimes of a node, as all peers have it.
@@ -61,6 +60,8 @@ pub struct Config {
     pub journal_alerts: JournalAlerts,
     /// Instances are kept apart by a packet filter, and their traffic is counted. Off only for kernels that cannot.
     pub firewall: bool,
+    /// What to do about disk quotas where a file system has none.
+    pub disk_quotas: Policy,
     /// The container runtimes of this node.
     pub containers: Vec<ContainerConfig>,
     /// The native runtimes of this node; at least one runtime is there.
@@ -147,7 +148,6 @@ struct File {
     #[serde(default)]
     network: Network,
     disk_quotas: Option<DiskQuotas>,
-    disk_quotas: Option<DiskQuotas>,
     #[serde(default)]
     runtimes: Vec<Runtime>,
     #[serde(default)]
@@ -189,15 +189,6 @@ struct Network {
 enum Firewall {
     Required,
     Off,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum DiskQuotas {
-    Off,
-    Auto,
-    Images,
-    Required,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
@@ -324,6 +315,12 @@ impl Config {
                 filter: file.journal_alerts.filter,
             },
             firewall: file.network.firewall != Some(Firewall::Off),
+            disk_quotas: match file.disk_quotas {
+                Some(DiskQuotas::Off) => Policy::Off,
+                None | Some(DiskQuotas::Auto) => Policy::Auto,
+                Some(DiskQuotas::Images) => Policy::Images,
+                Some(DiskQuotas::Required) => Policy::Required,
+            },
             containers,
             natives,
             working_dir,
@@ -496,7 +493,6 @@ mod tests {
         assert_eq!(config.image_path, Path::new("/var/aos/workdirs/sm/images"));
         assert_eq!(config.log_limits, Limits::new(131_072, 40));
         assert_eq!(config.disk_quotas, Policy::Auto);
-        assert_eq!(config.disk_quotas, Policy::Auto);
         let alerts = JournalAlerts { filter: vec!["x".into()], service_priority: 4, system_priority: 2 };
         assert_eq!(config.journal_alerts, alerts);
         assert_eq!(config.component_log_dir, Path::new("/var/log/aos"));
@@ -536,7 +532,10 @@ mod tests {
         let [first, second] = config.containers.as_slice() else { panic!("{config:?}") };
         assert_eq!(first.runtime_dir, Path::new("/run/aos/runtime"));
         assert_eq!(second.runtime_dir, Path::new("/run/aos/runtime-runc"));
-        assert_eq!((first.state_root.as_path(), second.state_root.as_path()), (Path::new("/run/crun"), Path::new("/run/crun-runc")));
+        assert_eq!(
+            (first.state_root.as_path(), second.state_root.as_path()),
+            (Path::new("/run/crun"), Path::new("/run/crun-runc"))
+        );
         let native = config.natives.first().unwrap();
         assert!(native.own_network);
         assert_eq!(native.stop_grace, Duration::from_secs(3));

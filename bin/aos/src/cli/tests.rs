@@ -58,3 +58,10 @@ fn help_lists_what_is_built_in() {
         assert_eq!(text.contains(info.process), info.daemon.is_built_in(), "{}", info.word);
     }
 }
+
+#[cfg(feature = "sm")]
+#[test]
+fn the_words_of_a_services_command_are_left_alone() {
+    let words = ["exec", "/b/order.json", "7", "sh", "-c", "--help"].map(str::to_owned).to_vec();
+    assert_eq!(read("aos native exec /b/order.json 7 sh -c --help").unwrap(), Command::Native(words));
+}

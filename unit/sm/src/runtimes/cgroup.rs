@@ -30,6 +30,8 @@ pub struct CgroupPaths {
     pub cpuacct: Option<PathBuf>,
     /// Processes: `pids.current`.
     pub pids: Option<PathBuf>,
+    /// State of all processes together, with cgroup v1 only: `freezer.state`.
+    pub freezer: Option<PathBuf>,
     /// Every folder, in every hierarchy: `cgroup.procs`.
     pub all: Vec<PathBuf>,
 }
@@ -81,6 +83,7 @@ impl Hierarchies {
                 cpu: folder.clone(),
                 cpuacct: folder.clone(),
                 pids: folder.clone(),
+                freezer: None,
                 all: folder.into_iter().collect(),
             };
         }
@@ -91,6 +94,7 @@ impl Hierarchies {
             cpu: of("cpu"),
             cpuacct: of("cpuacct"),
             pids: of("pids"),
+            freezer: of("freezer"),
             all: self.v1.iter().map(|(_, point)| inside(point)).collect(),
         }
     }

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod container;
 pub mod data;
 pub mod keeper;
+pub mod native;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -65,6 +65,19 @@ pub enum QuotaError {
 }
 
 impl QuotaError {
+    /// The kernel's error number behind it; 0 when there is none.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error().unwrap_or(0),
+            Self::Tool { .. } | Self::Unavailable { .. } => 0,
+        }
+    }
+
+    /// True when the disk has no room for what was promised.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }

@@ -1,50 +1,81 @@
-//! Disk quotas of instances: storage and state.
+//! Disk quotas of this node's instances: storage folders and state files.
+//!
+//! What keeps a limit is found out for each folder (crate `aos-disk-quota`). Where nothing does, that is said once
+//! for each reason, and the configuration decides whether the instance runs all the same. The work is a few kernel
+//! calls, on a thread for blocking work because an image may have to be made or resized.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
 
-/// What an instance may use.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Owner of its files.
-    pub uid: u32,
-    /// Group of its files.
-    pub gid: u32,
-    /// Storage folder and its limit, bytes.
-    pub storage: Option<(PathBuf, u64)>,
-    /// State file and its limit, bytes.
-    pub state: Option<(PathBuf, u64)>,
-}
-
-/// What an instance uses, bytes; `None` where nobody counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// In its storage folder.
-    pub storage: Option<u64>,
-    /// In its state file.
-    pub state: Option<u64>,
-}
+pub use aos_disk_quota::{Limits, Policy, Usage};
 
 /// Disk quotas of this node.
 #[derive(Debug, Clone, Default)]
-pub struct Quotas {}
+pub struct Quotas {
+    policy: Policy,
+    roots: Vec<PathBuf>,
+    told: Arc<Mutex<BTreeSet<String>>>,
+}
 
 impl Quotas {
-    /// Makes folders and limits hold; the same limits again change nothing.
-    #[allow(clippy::unused_async, reason = "mechanisms follow")]
-    pub async fn apply(&self, _limits: Limits) -> Result<(), Error> {
+    /// Keeps limits as `policy` says; all storages are below `roots`.
+    pub fn new(policy: Policy, roots: Vec<PathBuf>) -> Self {
+        Self { policy, roots, told: Arc::default() }
+    }
+
+    /// Makes folders, gives them to the instance's user and has the limits kept; the same again changes nothing.
+    pub async fn apply(&self, limits: Limits) -> Result<(), Error> {
+        if limits.storage.is_none() && limits.state.is_none() {
+            return Ok(());
+        }
+        let policy = self.policy;
+        let applied = blocking(move || aos_disk_quota::apply(&limits, policy)).await?;
+        for (what, kept) in [("storage", applied.storage), ("state", applied.state)] {
+            if let Some(Err(reason)) = kept {
+                self.tell(format!("limits of the {what} of instances are not kept: {reason}"));
+            }
+        }
         Ok(())
     }
 
-    /// What an instance uses. Quick: asks the kernel's own counters, walks through no folder.
-    pub fn usage(&self, _limits: &Limits) -> Usage {
-        Usage::default()
+    fn tell(&self, text: String) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if !told.contains(&text) {
+            tracing::warn!("{text}");
+            told.insert(text);
+        }
+    }
+
+    /// What an instance takes on disk. Quick: asks the kernel's own counters, walks through no folder.
+    pub fn usage(&self, uid: u32, storage: Option<&Path>, state: Option<&Path>) -> Usage {
+        aos_disk_quota::usage(uid, storage, state)
     }
 
     /// Ends the limits of an instance that is not wanted any more; its data stays.
-    #[allow(clippy::unused_async, reason = "mechanisms follow")]
-    pub async fn remove(&self, _limits: Limits) -> Result<(), Error> {
+    pub async fn remove(&self, limits: Limits) -> Result<(), Error> {
+        blocking(move || aos_disk_quota::remove(&limits)).await
+    }
+
+    /// After a start of ours: of all storage images only those of the folders `wanted` stay mounted.
+    pub async fn retain(&self, wanted: Vec<PathBuf>) -> Result<(), Error> {
+        let roots = self.roots.clone();
+        let count = blocking(move || {
+            roots.iter().map(|root| aos_disk_quota::reconcile(root, &wanted)).sum::<Result<u32, _>>()
+        })
+        .await?;
+        if count > 0 {
+            tracing::info!("{count} storage images of instances that are gone were unmounted");
+        }
         Ok(())
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, aos_disk_quota::QuotaError> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|_| Error::Ended("setting disk quotas"))?;
+    Ok(done?)
 }

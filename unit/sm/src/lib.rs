@@ -33,6 +33,21 @@ use std::path::PathBuf;
 pub use app::{Surroundings, run_with, runtime_id};
 pub use config::{Config, ContainerConfig};
 pub use error::Error;
+pub use logprovider::{Shown, has_components, print_log};
+
+/// Parts that tests run alone, without a Service Manager around them. No interface for anybody else.
+#[doc(hidden)]
+pub mod parts {
+    pub use crate::config::SeccompChoice;
+    pub use crate::imagemanager::Image;
+    pub use crate::instance::InstanceInfo;
+    pub use crate::networkmanager::Prepared;
+    pub use crate::permissions::Secret;
+    pub use crate::resourcemanager::{Attached, Device};
+    pub use crate::runtimes::container::{ContainerRuntime, NodeFigures};
+    pub use crate::runtimes::keeper::{Flood, Keeper, Known};
+    pub use crate::runtimes::{Alive, CgroupPaths, Data, Grace, Runtime, StartJob};
+}
 
 /// Command line of `aos sm`.
 #[derive(Debug, Clone)]

@@ -8,14 +8,17 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use aos_keep::protocol::{Exit, Line, MAX_LINE, Op, Outcome, Request, SOCKET_NAME, Start, Watched, Zone};
+use aos_keep::protocol::{Exit, Line, MAX_LINE, Op, Outcome, Request, SOCKET_NAME, Start, Zone};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::Error;
+use crate::alerts::AlertSender;
+use crate::launcher::Watched;
 
 const START_TRIES: u32 = 100;
 const START_PAUSE: Duration = Duration::from_millis(20);
@@ -29,6 +32,30 @@ struct Call {
     answer: oneshot::Sender<Result<Outcome, Error>>,
 }
 
+/// An instance wrote its log faster than it is kept.
+#[derive(Debug)]
+pub struct Flood {
+    /// Instance ID.
+    pub id: String,
+    /// Bytes thrown away.
+    pub bytes: u64,
+}
+
+/// Makes alerts of floods.
+pub async fn tell_floods(
+    mut floods: mpsc::Receiver<Flood>,
+    watched: watch::Receiver<Arc<Vec<Watched>>>,
+    alerts: AlertSender,
+) {
+    while let Some(Flood { id, bytes }) = floods.recv().await {
+        let watched = watched.borrow().clone();
+        if let Some(instance) = watched.iter().find(|one| one.id == id) {
+            let message = format!("it writes its log too fast, {bytes} bytes were thrown away");
+            alerts.instance(&instance.ident, &instance.version, &message);
+        }
+    }
+}
+
 /// Handle of the keeper link.
 #[derive(Clone)]
 pub struct Keeper {
@@ -39,7 +66,7 @@ pub struct Keeper {
 #[derive(Debug, Default)]
 pub struct Known {
     /// Processes it watches, by instance ID.
-    pub watched: BTreeMap<String, Watched>,
+    pub watched: BTreeMap<String, aos_keep::protocol::Watched>,
     /// Exits nobody has dealt with, by instance ID.
     pub exits: BTreeMap<String, Exit>,
 }
@@ -51,9 +78,10 @@ impl Keeper {
         dir: PathBuf,
         program: PathBuf,
         exits: mpsc::Sender<Exit>,
+        floods: mpsc::Sender<Flood>,
     ) -> Result<(Self, Known, impl Future<Output = ()> + Send), Error> {
         aos_durable::create_dir(&dir, 0o700)?;
-        let mut task = Task { dir, program, exits, child: None, seq: 0 };
+        let mut task = Task { dir, program, exits, floods, child: None, seq: 0 };
         let (stream, known) = task.first_contact().await?;
         let (calls, queue) = mpsc::channel(64);
         Ok((Self { calls }, known, task.run(stream, queue)))
@@ -119,6 +147,7 @@ struct Task {
     dir: PathBuf,
     program: PathBuf,
     exits: mpsc::Sender<Exit>,
+    floods: mpsc::Sender<Flood>,
     child: Option<Child>,
     seq: u64,
 }
@@ -171,7 +200,7 @@ impl Task {
                         exits: exits.into_iter().map(|exit| (exit.id.clone(), exit)).collect(),
                     });
                 }
-                Line::Exit { .. } => {}
+                Line::Exit { .. } | Line::Flood { .. } => {}
                 other => return Err(Error::Keeper(format!("answered a list with {other:?}"))),
             }
         }
@@ -244,6 +273,11 @@ impl Task {
         match serde_json::from_slice(text) {
             Ok(Line::Exit { exit }) => {
                 let _ = self.exits.send(exit).await;
+            }
+            Ok(Line::Flood { id, bytes }) => {
+                tracing::warn!("{id} writes its log too fast, {bytes} bytes were thrown away");
+                // A full queue means there is worse to tell.
+                let _ = self.floods.try_send(Flood { id, bytes });
             }
             Ok(Line::Done { seq, result }) => {
                 if let Some(answer) = open.remove(&seq) {

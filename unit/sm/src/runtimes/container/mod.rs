@@ -2,42 +2,49 @@
 //!
 //! A bundle (`<runtimeDir>/<instance ID>`) holds what was started (`instance.json`), the specification, the
 //! mounted root and the process's identity. It is made anew for every start and removed after every stop, so
-//! after a crash of ours it tells what runs.
+//! after a crash of ours it tells what runs. What a command of the OCI runtime leaves behind when it fails or
+//! hangs is removed without it.
 
-mod rootfs;
+pub(super) mod bundle;
+mod command;
+pub(super) mod ending;
+mod hostbase;
+mod idmap;
+mod inside;
+mod mounts;
+pub(super) mod rootfs;
+mod seccomp;
 mod spec;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use aos_keep::process;
 use aos_keep::protocol::{Log, Start};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::Timespec;
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::{Deserialize, Serialize};
-
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::cgroup::{CgroupPaths, Hierarchies};
 use super::data::Data;
 use super::keeper::{Keeper, Known};
 use super::{Alive, Grace, Runtime, StartJob};
 use crate::Error;
-use crate::config::ContainerConfig;
+use crate::config::{ContainerConfig, SeccompChoice};
 use crate::instance::InstanceInfo;
+use hostbase::HostBase;
+use idmap::IdMap;
 
 pub use spec::NodeFigures;
+pub(super) use spec::{cpu_quota, environment};
 
-/// Time a runtime command or a killed process may take.
-const COMMAND_LIMIT: Duration = Duration::from_secs(30);
-const MAX_MESSAGE: usize = 4096;
+/// Time a command of the OCI runtime may take before we do without it.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// One container runtime of this node.
 pub struct ContainerRuntime {
@@ -45,12 +52,15 @@ pub struct ContainerRuntime {
     node: NodeFigures,
     keeper: Keeper,
     hierarchies: Hierarchies,
+    /// Number of the next command inside an instance.
+    commands: AtomicU64,
 }
 
-#[derive(Serialize, Deserialize, Clone, Copy)]
-struct Identity {
-    pid: i32,
-    start_time: u64,
+/// A process, told from a later one with the same number.
+#[derive(Debug, Serialize, Deserialize, Clone, Copy)]
+pub(super) struct Identity {
+    pub pid: i32,
+    pub start_time: u64,
 }
 
 impl ContainerRuntime {
@@ -62,7 +72,14 @@ impl ContainerRuntime {
         for folder in [&config.state_dir, &config.storage_dir] {
             aos_durable::create_dir(folder, 0o755)?;
         }
-        Ok(Self { config, node, keeper, hierarchies: Hierarchies::find()? })
+        if config.user_namespaces {
+            // The root of a user namespace is nobody here, and has to reach its bundle.
+            let mode = fs::Permissions::from_mode(0o711);
+            fs::set_permissions(&config.runtime_dir, mode)
+                .map_err(Error::file("open the way into", &config.runtime_dir))?;
+        }
+        let hierarchies = Hierarchies::find()?;
+        Ok(Self { config, node, keeper, hierarchies, commands: AtomicU64::new(0) })
     }
 
     fn bundle(&self, id: &str) -> PathBuf {
@@ -70,12 +87,48 @@ impl ContainerRuntime {
     }
 
     async fn try_start(&self, id: &str, job: &StartJob) -> Result<i32, Error> {
-        let StartJob { info, image, attached, network, data, secret } = job;
+        let folder = self.bundle(id);
+        self.make_bundle(id, &folder, job)?;
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let messages = folder.join("runtime.log");
+        let pid_file = folder.join("pid");
+        let mut argv = vec![text(&self.config.executable), "--root".into(), text(&self.config.state_root)];
+        argv.extend(["--log".into(), text(&messages), "run".into(), "--detach".into()]);
+        argv.extend(["--bundle".into(), text(&folder), "--pid-file".into(), text(&pid_file), id.to_owned()]);
+        let log = Log { path: self.log_path(id), max_bytes: self.config.log_max_bytes };
+        let env = vec![PATH.to_owned()];
+        let started = self.keeper.start(Start { id: id.to_owned(), argv, pid_file, log, env }).await?;
+        match started {
+            Ok((pid, start_time)) => {
+                bundle::write(&folder.join("process.json"), "a process", &Identity { pid, start_time })?;
+                Ok(pid)
+            }
+            Err(status) => Err(Error::Runtime {
+                action: format!("starting container {id}"),
+                status,
+                message: bundle::last_message(&messages),
+            }),
+        }
+    }
+
+    /// Writes and mounts everything the OCI runtime is given.
+    fn make_bundle(&self, id: &str, folder: &Path, job: &StartJob) -> Result<(), Error> {
+        let StartJob { info, image, attached, network, data, secret, .. } = job;
         let network = network.as_ref().ok_or_else(|| Error::NotFound("a network".to_owned()))?;
-        let bundle = self.bundle(id);
-        aos_durable::create_dir(&bundle, 0o700)?;
-        write_json(&bundle.join("instance.json"), "an instance", info)?;
-        let rootfs = bundle.join("rootfs");
+        if !network.namespace.exists() {
+            return Err(Error::NotFound(format!("network namespace {}", network.namespace.display())));
+        }
+        bundle::make_folder(folder, self.config.user_namespaces)?;
+        bundle::write(&folder.join("instance.json"), "an instance", info)?;
+        let (rootfs, sysfs) = (folder.join("rootfs"), folder.join("sys"));
+        let map = self.config.user_namespaces.then(|| IdMap::of(info, &attached.groups)).transpose()?;
+        if map.is_some() {
+            let sysctl = image.item.sysctl.iter().filter(|(name, _)| spec::is_of_network(name));
+            inside::prepare(&network.namespace, &sysfs, sysctl)?;
+        }
+        let mut layers = image.layers.clone();
+        let shown = mounts::host_files(&layers, |path| path.symlink_metadata().is_ok());
+        let seccomp = self.seccomp()?;
         let input = spec::Input {
             info,
             image,
@@ -85,66 +138,77 @@ impl ContainerRuntime {
             state: data.state.clone(),
             storage: data.storage.clone(),
             secret: secret.as_ref(),
-            cgroups_path: format!("{}/{id}", self.config.cgroup_parent),
+            cgroups_path: self.cgroups_path(id),
             node: self.node,
+            host_files: &shown,
+            users: map.as_ref().map(|map| spec::Users { map, sysfs: &sysfs }),
+            seccomp: seccomp.as_ref(),
+            default_pids: self.config.default_pids_limit,
         };
-        write_json(&bundle.join("config.json"), "a container specification", &spec::build(&input)?)?;
-        let thin = bundle.join("mounts");
-        rootfs::make_mount_points(&thin, &spec::mounts(&input)?, &network.hosts, &network.resolv)?;
-        rootfs::mount_overlay(&rootfs, &thin, &image.layers)?;
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        let messages = bundle.join("runtime.log");
-        let pid_file = bundle.join("pid");
-        let mut argv = vec![text(&self.config.executable), "--root".into(), text(&self.config.state_root)];
-        argv.extend(["--log".into(), text(&messages), "run".into(), "--detach".into()]);
-        argv.extend(["--bundle".into(), text(&bundle), "--pid-file".into(), text(&pid_file), id.to_owned()]);
-        let log = Log { path: self.log_path(id), max_bytes: self.config.log_max_bytes };
-        let env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-        let started = self.keeper.start(Start { id: id.to_owned(), argv, pid_file, log, env }).await?;
-        match started {
-            Ok((pid, start_time)) => {
-                write_json(&bundle.join("process.json"), "a process", &Identity { pid, start_time })?;
-                Ok(pid)
-            }
-            Err(status) => Err(Error::Runtime {
-                action: format!("starting container {id}"),
-                status,
-                message: last_message(&messages),
+        bundle::write(&folder.join("config.json"), "a container specification", &spec::build(&input)?)?;
+        let thin = folder.join("mounts");
+        rootfs::make_mount_points(&thin, &mounts::mounts(&input)?, &network.hosts, &network.resolv)?;
+        let binds = self.config.host_binds.as_ref().filter(|_| image.item.base_layer_is_node_rootfs);
+        let base = binds
+            .map(|names| HostBase::make(Path::new("/"), names, &layers, &thin, folder.join("links")))
+            .transpose()?;
+        if let Some(base) = &base {
+            layers.insert(0, base.links.clone());
+        }
+        rootfs::mount_overlay(&rootfs, &thin, &layers)?;
+        base.map_or(Ok(()), |base| base.mount(&rootfs, &thin))
+    }
+
+    fn cgroups_path(&self, id: &str) -> String {
+        format!("{}/{id}", self.config.cgroup_parent)
+    }
+
+    fn seccomp(&self) -> Result<Option<Value>, Error> {
+        match &self.config.seccomp {
+            SeccompChoice::Unconfined => Ok(None),
+            SeccompChoice::Default => Ok(seccomp::profile(std::env::consts::ARCH)),
+            SeccompChoice::File(path) => bundle::read(path).map(Some).ok_or_else(|| {
+                Error::invalid(path.display().to_string(), "it holds no profile of system calls")
             }),
         }
     }
 
-    /// Removes what is left of a container, dead or alive.
+    /// Removes what is left of a container, dead or alive: first through the OCI runtime, then by hand.
     async fn clean(&self, id: &str) -> Result<(), Error> {
-        let bundle = self.bundle(id);
-        if self.config.state_root.join(id).exists() {
-            let (status, _) = self.command(&["delete", "--force", id]).await?;
-            if self.config.state_root.join(id).exists() {
-                let message = format!("{} is still there", self.config.state_root.join(id).display());
-                return Err(Error::Runtime { action: format!("removing container {id}"), status, message });
+        let state = self.config.state_root.join(id);
+        if state.exists() {
+            let removed = self.command(&["delete", "--force", id], COMMAND_LIMIT).await;
+            match removed {
+                Ok((0, _)) => {}
+                Ok((status, _)) => tracing::warn!("the runtime's delete of {id} ended with status {status}"),
+                Err(error) => tracing::warn!("cannot remove {id} as usual: {}", error.info().message),
             }
         }
-        rootfs::unmount(&bundle.join("rootfs"));
-        match fs::remove_dir_all(&bundle) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::file("remove bundle", bundle)(error))
-            }
-            _ => Ok(()),
+        let folder = self.bundle(id);
+        let groups = self.cgroups(id);
+        let left = groups.all.iter().any(|group| group.exists());
+        if left {
+            on_thread(move || ending::kill_all(&groups).and_then(|()| ending::remove(&groups)))
+                .await?
+                .map_err(Error::system(format!("remove the cgroups of {id}")))?;
         }
+        bundle::remove(&state)?;
+        rootfs::unmount(&folder.join("rootfs"));
+        rootfs::unmount(&folder.join("sys"));
+        bundle::remove(&folder)
     }
 
     /// The process of a container that is meant to run: from our own note, or else from the OCI runtime, which
     /// knows it even when we died before writing the note.
     async fn identity(&self, id: &str) -> Option<Identity> {
-        let noted = aos_durable::read_bounded(&self.bundle(id).join("process.json"), 4096).ok().flatten();
-        if let Some(identity) = noted.and_then(|text| serde_json::from_slice::<Identity>(&text).ok()) {
+        if let Some(identity) = bundle::read(&self.bundle(id).join("process.json")) {
             return Some(identity);
         }
         if !self.config.state_root.join(id).exists() {
             return None;
         }
-        let (status, output) = self.command(&["state", id]).await.ok()?;
-        let state: serde_json::Value = serde_json::from_slice(&output).ok()?;
+        let (status, output) = self.command(&["state", id], COMMAND_LIMIT).await.ok()?;
+        let state: Value = serde_json::from_slice(&output).ok()?;
         let running =
             status == 0 && state.get("status").is_some_and(|word| word == "running" || word == "created");
         let pid = i32::try_from(state.get("pid")?.as_i64()?).ok()?;
@@ -152,26 +216,16 @@ impl ContainerRuntime {
         (running && pid > 1).then_some(Identity { pid, start_time })
     }
 
-    async fn command(&self, arguments: &[&str]) -> Result<(i32, Vec<u8>), Error> {
-        let program = &self.config.executable;
-        let mut command = tokio::process::Command::new(program);
-        command.arg("--root").arg(&self.config.state_root).args(arguments);
-        command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        for name in aos_supervise::NOTIFY_VARIABLES {
-            command.env_remove(name);
-        }
-        let failed = || Error::system(format!("run {} {}", program.display(), arguments.join(" ")));
-        let output = tokio::time::timeout(COMMAND_LIMIT, command.output())
+    async fn end(&self, id: &str, identity: Option<Identity>, grace: Duration) -> Result<(), Error> {
+        let groups = self.cgroups(id);
+        ending::end(identity, grace, groups)
             .await
-            .map_err(|_| failed()(std::io::Error::from(std::io::ErrorKind::TimedOut)))?
-            .map_err(failed())?;
-        Ok((output.status.code().unwrap_or(-1), output.stdout))
+            .map_err(Error::system(format!("end the processes of {id}")))
     }
 
     async fn attach_one(&self, id: &str, wanted: bool, known: &Known) -> Result<Option<Alive>, Error> {
-        let bundle = self.bundle(id);
-        let info = aos_durable::read_bounded(&bundle.join("instance.json"), 1024 * 1024)?
-            .and_then(|text| serde_json::from_slice::<InstanceInfo>(&text).ok());
+        let folder = self.bundle(id);
+        let info: Option<InstanceInfo> = bundle::read(&folder.join("instance.json"));
         let watched = known.watched.get(id).map(|w| Identity { pid: w.pid, start_time: w.start_time });
         let identity = match watched {
             Some(identity) => Some(identity),
@@ -179,19 +233,50 @@ impl ContainerRuntime {
         };
         let running = identity.filter(|it| process::is_running(it.pid, it.start_time));
         if let (true, Some(info), Some(it)) = (wanted, info, running) {
-            write_json(&bundle.join("process.json"), "a process", &it)?;
+            bundle::write(&folder.join("process.json"), "a process", &it)?;
             if watched.is_some() || self.keeper.adopt(id.to_owned(), it.pid, it.start_time).await? {
                 tracing::info!("{} runs as process {}, taken up", info.ident, it.pid);
                 return Ok(Some(Alive { info, pid: it.pid }));
             }
         }
         tracing::info!("removing what is left of container {id}");
-        if let Some(it) = running {
-            end(it.pid, it.start_time, self.config.stop_grace).await?;
+        if running.is_some() {
+            self.end(id, running, self.config.stop_grace).await?;
         }
         self.clean(id).await?;
         Ok(None)
     }
+
+    async fn try_exec(&self, id: &str, argv: &[String], limit: Duration) -> Result<i32, Error> {
+        let folder = self.bundle(id);
+        let spec: Option<Value> = bundle::read(&folder.join("config.json"));
+        let mut process = spec
+            .and_then(|mut spec| spec.get_mut("process").map(Value::take))
+            .ok_or_else(|| Error::NotFound(format!("container {id}")))?;
+        if let Some(fields) = process.as_object_mut() {
+            fields.insert("args".into(), argv.into());
+        }
+        let number = self.commands.fetch_add(1, Ordering::Relaxed);
+        let (file, pid_file) =
+            (folder.join(format!("exec{number}.json")), folder.join(format!("exec{number}.pid")));
+        bundle::write(&file, "a command", &process)?;
+        let (shown, noted) = (file.to_string_lossy(), pid_file.to_string_lossy());
+        let done = self.command(&["exec", "--process", &shown, "--pid-file", &noted, id], limit).await;
+        if done.is_err() {
+            // The runtime is gone, what it started inside is not.
+            let pid = fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
+            ending::kill_member(pid, &self.cgroups(id));
+        }
+        for path in [file, pid_file] {
+            let _ = fs::remove_file(path);
+        }
+        done.map(|(status, _)| status)
+    }
+}
+
+/// Runs what blocks.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Ended("a thread of the container runtime"))
 }
 
 impl Runtime for ContainerRuntime {
@@ -211,13 +296,14 @@ impl Runtime for ContainerRuntime {
 
     fn stop<'a>(&'a self, id: &'a str, grace: Grace) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            if let Some(Identity { pid, start_time }) = self.identity(id).await {
+            let identity = self.identity(id).await;
+            if identity.is_some() {
                 self.keeper.stopping(id).await;
                 let grace = match grace {
                     Grace::Configured => self.config.stop_grace,
                     Grace::Of(time) => time,
                 };
-                end(pid, start_time, grace).await?;
+                self.end(id, identity, grace).await?;
             }
             self.clean(id).await
         })
@@ -248,14 +334,11 @@ impl Runtime for ContainerRuntime {
         argv: &'a [String],
         limit: Duration,
     ) -> BoxFuture<'a, Result<i32, Error>> {
-        Box::pin(async move {
-            let mut arguments = vec!["exec", id];
-            arguments.extend(argv.iter().map(String::as_str));
-            let running = self.command(&arguments);
-            let done = tokio::time::timeout(limit, running).await;
-            let late = || Error::system(format!("run {} in {id}", argv.first().map_or("", String::as_str)));
-            done.map_err(|_| late()(io::Error::from(io::ErrorKind::TimedOut)))?.map(|(status, _)| status)
-        })
+        Box::pin(self.try_exec(id, argv, limit))
+    }
+
+    fn has_networks(&self) -> bool {
+        true
     }
 
     fn places(&self, info: &InstanceInfo) -> Result<Data, Error> {
@@ -263,7 +346,7 @@ impl Runtime for ContainerRuntime {
     }
 
     fn cgroups(&self, id: &str) -> CgroupPaths {
-        self.hierarchies.paths(&format!("{}/{id}", self.config.cgroup_parent))
+        self.hierarchies.paths(&self.cgroups_path(id))
     }
 
     fn log_path(&self, id: &str) -> PathBuf {
@@ -276,57 +359,4 @@ impl Runtime for ContainerRuntime {
         }
         Ok(())
     }
-}
-
-/// Ends a process gently, then not; returns when it is gone.
-async fn end(pid: i32, start_time: u64, grace: Duration) -> Result<(), Error> {
-    let ending = tokio::task::spawn_blocking(move || end_blocking(pid, start_time, grace));
-    let ended = ending.await.map_err(|_| Error::Ended("ending a process"))?;
-    ended.map_err(Error::system(format!("end process {pid}")))
-}
-
-fn end_blocking(pid: i32, start_time: u64, grace: Duration) -> io::Result<()> {
-    let Some(number) = Pid::from_raw(pid) else { return Ok(()) };
-    let handle = match pidfd_open(number, PidfdFlags::empty()) {
-        Err(Errno::SRCH) => return Ok(()),
-        other => other?,
-    };
-    // The handle is on whatever has the number now; the start time tells whether that is ours.
-    if !process::is_running(pid, start_time) {
-        return Ok(());
-    }
-    for (signal, patience) in [(Signal::TERM, grace), (Signal::KILL, COMMAND_LIMIT)] {
-        match pidfd_send_signal(&handle, signal) {
-            Err(Errno::SRCH) => return Ok(()),
-            other => other?,
-        }
-        if has_ended(&handle, patience)? {
-            return Ok(());
-        }
-    }
-    Err(io::ErrorKind::TimedOut.into())
-}
-
-fn has_ended(handle: &OwnedFd, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let rest = deadline.saturating_duration_since(Instant::now());
-        let rest = Timespec::try_from(rest).map_err(|_| io::ErrorKind::InvalidInput)?;
-        match poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&rest)) {
-            Err(Errno::INTR) => {}
-            other => return Ok(other? > 0),
-        }
-    }
-}
-
-fn write_json(path: &Path, what: &'static str, value: &impl Serialize) -> Result<(), Error> {
-    let text = serde_json::to_vec(value).map_err(|source| Error::Encode { what, source })?;
-    Ok(aos_durable::write_atomic(path, &text, 0o600)?)
-}
-
-fn last_message(path: &Path) -> String {
-    let text = fs::read(path).unwrap_or_default();
-    let tail = text.get(text.len().saturating_sub(MAX_MESSAGE)..).unwrap_or_default();
-    let text = String::from_utf8_lossy(tail);
-    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").trim().to_owned()
 }

@@ -2,6 +2,9 @@
 //!
 //! Bottom layer first, as OCI says, and nothing of the host. The thin layer holds what the runtime mounts onto
 //! and the two files that every container has: hosts and resolver.
+//!
+//! Where configuration and item both ask for it, the host's own programs lie below the image: an overlay of its
+//! own for each of the folders named (see `hostbase`).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +16,7 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 
-use super::spec::Mount;
+use super::mounts::Mount;
 use crate::Error;
 
 /// Longest option text one mount call takes, bytes.
@@ -50,7 +53,7 @@ fn make_parent(place: &Path) -> Result<(), Error> {
     place.parent().map_or(Ok(()), make_folder)
 }
 
-fn make_folder(path: &Path) -> Result<(), Error> {
+pub(super) fn make_folder(path: &Path) -> Result<(), Error> {
     fs::create_dir_all(path).map_err(Error::file("make folder", path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(Error::file("make folder", path))
 }

@@ -1,15 +1,17 @@
 //! The OCI runtime specification of an instance: a pure function of what is known about it.
 //!
-//! Nothing of the host's file system is in the container but what the item asked for by name. The process
-//! gets no new privileges, three capabilities at most, no device but the harmless ones and its own, and the
-//! limits of its item. There is no seccomp filter yet.
+//! The process gets no new privileges, three capabilities at most, no device but the harmless ones and its own,
+//! the system calls of its filter and the limits of its item. When memory runs out it goes before any
+//! program of ours.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use aos_item_format::{Quotas, ResourceMount};
+use aos_item_format::Quotas;
 use serde_json::{Value, json};
 
+use super::idmap::IdMap;
+use super::mounts::{is_bound, mounts};
 use crate::Error;
 use crate::imagemanager::Image;
 use crate::instance::InstanceInfo;
@@ -18,8 +20,12 @@ use crate::resourcemanager::{Attached, Device};
 
 const CPU_PERIOD: u64 = 100_000;
 const MIN_CPU_QUOTA: u64 = 1000;
+/// Both crun 1.8 and runc 1.1 take it; they refuse later ones.
+const OCI_VERSION: &str = "1.0.2";
+/// Between 0 (like any process) and 1000 (first to go).
+const OOM_SCORE: i32 = 500;
 const CAPABILITIES: [&str; 3] = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
-const MASKED: [&str; 10] = [
+const MASKED: [&str; 11] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/kcore",
@@ -30,6 +36,7 @@ const MASKED: [&str; 10] = [
     "/proc/sched_debug",
     "/proc/scsi",
     "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -68,96 +75,23 @@ pub struct Input<'a> {
     pub cgroups_path: String,
     /// The node.
     pub node: NodeFigures,
+    /// Files of the host it gets to see.
+    pub host_files: &'a [PathBuf],
+    /// Its user namespace, if it has one.
+    pub users: Option<Users<'a>>,
+    /// Its filter of system calls.
+    pub seccomp: Option<&'a Value>,
+    /// Processes and threads allowed when the item says nothing.
+    pub default_pids: Option<u64>,
 }
 
-/// A mount of the specification.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    /// Path in the container.
-    pub destination: String,
-    /// File system or `bind`.
-    pub kind: String,
-    /// Source.
-    pub source: String,
-    /// Options.
-    pub options: Vec<String>,
-}
-
-impl Mount {
-    fn new(destination: &str, kind: &str, source: &str, options: &[&str]) -> Self {
-        let options = options.iter().map(|&option| option.to_owned()).collect();
-        Self { destination: destination.into(), kind: kind.into(), source: source.into(), options }
-    }
-
-    /// True when the mount point has to be a file.
-    pub fn is_on_file(&self) -> bool {
-        self.kind == "bind" && !Path::new(&self.source).is_dir()
-    }
-}
-
-/// The mounts in order; a later one for the same place replaces an earlier one.
-pub fn mounts(input: &Input<'_>) -> Result<Vec<Mount>, Error> {
-    let mut mounts = vec![
-        Mount::new("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        Mount::new("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        Mount::new(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
-        Mount::new("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
-        Mount::new("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        Mount::new("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        Mount::new("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
-    ];
-    if let Some(size) = input.image.item.quotas.tmp_limit {
-        let size = format!("size={size}");
-        mounts.push(Mount::new(
-            "/tmp",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "nodev", "strictatime", "mode=1777", &size],
-        ));
-    }
-    for mount in &input.attached.mounts {
-        mounts.push(resource_mount(mount)?);
-    }
-    if let Some(state) = &input.state {
-        mounts.push(Mount::new(
-            "/state.dat",
-            "bind",
-            &state.to_string_lossy(),
-            &["bind", "rw", "nosuid", "nodev"],
-        ));
-    }
-    if let Some(storage) = &input.storage {
-        mounts.push(Mount::new(
-            "/storage",
-            "bind",
-            &storage.to_string_lossy(),
-            &["bind", "rw", "nosuid", "nodev"],
-        ));
-    }
-    let mut placed: Vec<Mount> = Vec::new();
-    for mount in mounts {
-        match placed.iter_mut().find(|known| known.destination == mount.destination) {
-            Some(known) => *known = mount,
-            None => placed.push(mount),
-        }
-    }
-    Ok(placed)
-}
-
-fn resource_mount(mount: &ResourceMount) -> Result<Mount, Error> {
-    let path = mount.destination.as_str();
-    if !path.starts_with('/') || path.split('/').any(|part| part == "..") || path.trim_matches('/').is_empty()
-    {
-        return Err(Error::invalid(format!("mount '{}'", path.escape_debug()), "it is no absolute path"));
-    }
-    let kind = if mount.kind.is_empty() { "bind" } else { &mount.kind };
-    let options: Vec<&str> = mount.options.iter().map(String::as_str).collect();
-    Ok(Mount::new(path, kind, &mount.source, &options))
+/// The user namespace of an instance.
+#[derive(Debug, Clone, Copy)]
+pub struct Users<'a> {
+    /// Ids inside and on the host.
+    pub map: &'a IdMap,
+    /// The kernel's view of its network namespace, mounted on the host.
+    pub sysfs: &'a Path,
 }
 
 /// The whole `config.json`.
@@ -185,10 +119,36 @@ pub fn build(input: &Input<'_>) -> Result<Value, Error> {
     if node.cgroup_namespaces {
         namespaces.push(json!({"type": "cgroup"}));
     }
+    let mut linux = json!({
+        "namespaces": namespaces,
+        "cgroupsPath": input.cgroups_path,
+        "resources": resources(&image.item.quotas, input),
+        "maskedPaths": MASKED,
+        "readonlyPaths": READ_ONLY,
+    });
+    if let Some(linux) = linux.as_object_mut() {
+        let sysctl = image.item.sysctl.iter();
+        match input.users {
+            None => {
+                linux.insert("sysctl".into(), json!(image.item.sysctl));
+                let made = attached.devices.iter().filter(|device| !is_bound(device, false));
+                linux.insert("devices".into(), made.map(device).collect());
+            }
+            Some(Users { map, .. }) => {
+                // Those of the network are set from outside, its namespace does not belong to this one.
+                let rest: BTreeMap<_, _> = sysctl.filter(|(name, _)| !is_of_network(name)).collect();
+                linux.insert("sysctl".into(), json!(rest));
+                map.put(linux);
+            }
+        }
+        if let Some(filter) = input.seccomp {
+            linux.insert("seccomp".into(), filter.clone());
+        }
+    }
     Ok(json!({
-        "ociVersion": "1.0.2",
+        "ociVersion": OCI_VERSION,
         "root": {"path": input.rootfs, "readonly": true},
-        "hostname": image.item.hostname.as_deref().unwrap_or("aos"),
+        "hostname": image.item.hostname.as_deref().unwrap_or("runc"),
         "process": {
             "terminal": false,
             "user": {"uid": info.uid, "gid": info.gid, "additionalGids": attached.groups},
@@ -198,17 +158,10 @@ pub fn build(input: &Input<'_>) -> Result<Value, Error> {
             "noNewPrivileges": true,
             "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
             "rlimits": rlimits(&image.item.quotas, node),
+            "oomScoreAdj": OOM_SCORE,
         },
         "mounts": mounts,
-        "linux": {
-            "namespaces": namespaces,
-            "cgroupsPath": input.cgroups_path,
-            "sysctl": image.item.sysctl,
-            "devices": attached.devices.iter().map(device).collect::<Vec<_>>(),
-            "resources": resources(&image.item.quotas, attached, node),
-            "maskedPaths": MASKED,
-            "readonlyPaths": READ_ONLY,
-        },
+        "linux": linux,
     }))
 }
 
@@ -221,7 +174,13 @@ fn rlimits(quotas: &Quotas, node: &NodeFigures) -> Vec<Value> {
     limits
 }
 
-fn resources(quotas: &Quotas, attached: &Attached, node: &NodeFigures) -> Value {
+/// True for a kernel parameter of the network namespace.
+pub fn is_of_network(name: &str) -> bool {
+    name.starts_with("net.") || name.starts_with("net/")
+}
+
+fn resources(quotas: &Quotas, input: &Input<'_>) -> Value {
+    let Input { attached, node, .. } = input;
     let rule = |kind: &str, major: i64, minor: Option<i64>| {
         let mut rule = json!({"allow": true, "type": kind, "major": major, "access": "rwm"});
         if let (Some(minor), Some(fields)) = (minor, rule.as_object_mut()) {
@@ -249,7 +208,7 @@ fn resources(quotas: &Quotas, attached: &Attached, node: &NodeFigures) -> Value 
     if let Some(limit) = quotas.ram_limit {
         put("memory", json!({"limit": limit}));
     }
-    if let Some(limit) = quotas.pids_limit {
+    if let Some(limit) = quotas.pids_limit.or(input.default_pids) {
         put("pids", json!({"limit": limit}));
     }
     if let Some(quota) = quotas.cpu_dmips_limit.and_then(|limit| cpu_quota(limit, node)) {
@@ -259,7 +218,7 @@ fn resources(quotas: &Quotas, attached: &Attached, node: &NodeFigures) -> Value 
 }
 
 /// CPU time in microseconds a period for a limit in DMIPS; none when the node's power is not known.
-fn cpu_quota(limit: u64, node: &NodeFigures) -> Option<u64> {
+pub fn cpu_quota(limit: u64, node: &NodeFigures) -> Option<u64> {
     let whole = u128::from(limit) * u128::from(CPU_PERIOD) * u128::from(node.cores.max(1));
     let quota = whole.checked_div(u128::from(node.max_dmips))?;
     Some(u64::try_from(quota).unwrap_or(u64::MAX).max(MIN_CPU_QUOTA))
@@ -273,7 +232,7 @@ fn device(device: &Device) -> Value {
 }
 
 /// Variables by name, later sources win: defaults, Aos, image, secret, resources, what the cloud overrides.
-fn environment(
+pub fn environment(
     info: &InstanceInfo,
     image: &Image,
     attached: &Attached,

@@ -1,0 +1,58 @@
+//! Files of a bundle. They tell after a crash of ours what runs; no container outlives a power cut, so nothing
+//! here is forced to the disk.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Error;
+
+const MAX_FILE: u64 = 1024 * 1024;
+const MAX_MESSAGE: u64 = 4096;
+
+/// Makes a folder for root alone; `passable` lets others through to what they are shown inside, as the root
+/// of a user namespace needs it.
+pub fn make_folder(path: &Path, passable: bool) -> Result<(), Error> {
+    let mode = if passable { 0o711 } else { 0o700 };
+    let made = DirBuilder::new().mode(mode).create(path);
+    made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+        .map_err(Error::file("make folder", path))
+}
+
+/// Writes a document, whole or not at all.
+pub fn write(path: &Path, what: &'static str, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_vec(value).map_err(|source| Error::Encode { what, source })?;
+    let beside = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside);
+    file.and_then(|mut file| file.write_all(&text))
+        .and_then(|()| fs::rename(&beside, path))
+        .map_err(Error::file("write", path))
+}
+
+/// Reads a document; none when it is not there or not ours.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let text = aos_durable::read_bounded(path, MAX_FILE).ok().flatten()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Removes a folder with all in it; no error when it is not there.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// What the runtime's log file says last.
+pub fn last_message(path: &Path) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let tail = usize::try_from(MAX_MESSAGE).unwrap_or(usize::MAX);
+    let tail = text.get(text.len().saturating_sub(tail)..).unwrap_or_default();
+    let text = String::from_utf8_lossy(tail);
+    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").trim().to_owned()
+}

@@ -103,6 +103,8 @@ pub enum Policy {
     /// Run without the limit.
     #[default]
     Auto,
+    /// As `Auto`, and leave images alone: for a program that is not the one that mounts them.
+    InPlace,
     /// Put storages into sized images; run without the limit where that is not possible.
     Images,
     /// As `Images`, but refuse what cannot be limited.
@@ -231,7 +233,10 @@ fn choose(
     let existing = folder.ancestors().skip(1).find(|path| path.exists()).unwrap_or(Path::new("/"));
     let outer = FileSystem::of(existing)?;
     if images && image::has_one(folder) {
-        return Ok(Ok((Mechanism::Image, outer)));
+        return Ok(match policy {
+            Policy::InPlace => Err("it has an image".to_owned()),
+            _ => Ok((Mechanism::Image, outer)),
+        });
     }
     if policy == Policy::Off {
         return Ok(Err("disk quotas are switched off".to_owned()));
@@ -243,7 +248,7 @@ fn choose(
     let Some(reason) = user::reason_against(&on, &outer) else {
         return Ok(Ok((Mechanism::UserQuota, outer)));
     };
-    if !images || policy == Policy::Auto {
+    if !images || matches!(policy, Policy::Auto | Policy::InPlace) {
         return Ok(Err(reason));
     }
     Ok(match image::reason_against() {

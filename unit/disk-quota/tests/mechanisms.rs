@@ -221,6 +221,8 @@ fn a_sized_image_is_full_at_its_limit() {
     // Applied again while mounted, as after a restart of ours: nothing changes.
     apply(&limits, Policy::Required).unwrap();
     let image = storage.join(".aos-storage.img");
+    let elsewhere = apply(&self::limits(&storage, 32), Policy::InPlace).unwrap().storage;
+    assert_eq!(elsewhere, Some(Err("it has an image".to_owned())), "only one program changes it");
     // Unmounted, as after a reboot: it is found again, even where images are not asked for any more.
     detach(&storage).unwrap();
     assert!(image.exists() && !storage.join("big").exists() && !has_loops(&image));

@@ -1,8 +1,9 @@
 //! Storages and states of instances: folders that outlive versions and restarts.
 //!
 //! A storage is `<storageDir>/<item>/<subject>/<number>/`, a state the file `state.dat` in the folder of the
-//! same name below `stateDir`. Service Managers are told the paths below the two roots. Limits are not
-//! enforced yet. States are exchanged with the cloud: rules in `exchange`, files in `states`.
+//! same name below `stateDir`. Service Managers are told the paths below the two roots. Where the file system has
+//! quotas the limits are set here, as they are by the Service Manager of the node: the same limit of the same user or
+//! folder twice is one limit, and folders that other nodes mount over a network are limited here only. States are exchanged with the cloud: rules in `exchange`, files in `states`.
 
 pub mod exchange;
 pub mod states;
@@ -14,6 +15,7 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use aos_disk_quota::{Limits, Policy};
 use aos_ids::InstanceIdent;
 
 use crate::launcher::records::Record;
@@ -58,6 +60,15 @@ impl StorageState {
     pub fn prepare(&self, ident: &InstanceIdent, record: &Record) -> io::Result<()> {
         let owner = |path: &Path| std::os::unix::fs::chown(path, Some(record.uid), Some(record.gid));
         let paths = Self::paths(ident, record);
+        let limits = Limits {
+            uid: record.uid,
+            gid: record.gid,
+            storage: (record.extras.storage > 0)
+                .then(|| (self.storages.join(&paths.storage), record.extras.storage)),
+            state: (record.extras.state > 0).then(|| (self.states.join(&paths.state), record.extras.state)),
+        };
+        // Before anything is in the folders: on some file systems only folders of a special kind can be limited.
+        aos_disk_quota::apply(&limits, Policy::InPlace).map_err(io::Error::other)?;
         if !paths.storage.is_empty() {
             let storage = self.storages.join(&paths.storage);
             std::fs::create_dir_all(&storage)?;
@@ -118,6 +129,11 @@ impl StorageState {
 /// Renames a folder; one that is not there is as good as renamed.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match std::fs::rename(from, to) {
+        // The image of a storage is still mounted: nobody needs it any more.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            aos_disk_quota::detach(from).map_err(io::Error::other)?;
+            std::fs::rename(from, to)
+        }
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -38,6 +38,8 @@ need dbus-daemon command -v dbus-run-session
 for package in libtpm2-pkcs11-1 tpm2-abrmd libtss2-tcti-tabrmd0 libtss2-tcti-swtpm0; do
   need "$package" installed "$package"
 done
+# A wall clock of a test's own.
+need libfaketime installed libfaketime
 need python3-venv python3 -c 'import venv, ensurepip'
 if ! command -v cc >/dev/null; then missing+=(gcc libc6-dev); fi
 for package in "$@"; do need "$package" installed "$package"; done

@@ -52,6 +52,9 @@ pub enum TokenError {
     /// The token has refused a PIN since the last login; another try could lock it.
     #[error("the token refused a PIN before, and the stored one is not tried again")]
     RefusedBefore,
+    /// The token was locked at the last login.
+    #[error("the token was found locked before and is not tried again yet")]
+    LockedBefore,
     /// An attribute is missing or has a form that no token should use.
     #[error("the token describes {what} in a form that cannot be read")]
     Attribute {
@@ -110,7 +113,13 @@ impl TokenError {
     pub fn is_pin_refused(&self) -> bool {
         matches!(
             self,
-            Self::Call { source: Error::Pkcs11(RvError::PinIncorrect | RvError::PinLocked, _), .. }
+            Self::RefusedBefore
+                | Self::Call { source: Error::Pkcs11(RvError::PinIncorrect | RvError::PinLocked, _), .. }
         )
+    }
+
+    /// Whether the token takes no PIN at all at present.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::LockedBefore | Self::Call { source: Error::Pkcs11(RvError::PinLocked, _), .. })
     }
 }

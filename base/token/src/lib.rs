@@ -29,7 +29,7 @@ pub use object::{ObjectInfo, ObjectKind};
 #[cfg(feature = "probe")]
 pub use probe::set_probe;
 pub use session::TokenSession;
-pub use url::{CertUrl, DEFAULT_MODULE, Pin, Pkcs11Url, read_pin_file};
+pub use url::{CertUrl, DEFAULT_MODULE, Pin, Pkcs11Url, read_pin_file, same_pin};
 
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,6 @@ use cryptoki::object::Attribute;
 use cryptoki::session::UserType;
 use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
-use secrecy::ExposeSecret;
 
 use crate::probe::step;
 use crate::shared::Shared;
@@ -336,8 +335,7 @@ impl Token {
         let sessions = self.library.alone();
         let mut live = sessions.iter().filter_map(Weak::upgrade);
         live.find(|shared| {
-            self.name.as_ref() == Some(shared.name())
-                && shared.pin().expose_secret() == user_pin.expose_secret()
+            self.name.as_ref() == Some(shared.name()) && crate::same_pin(shared.pin(), user_pin)
         })
         .map(TokenSession::new)
         .ok_or(TokenError::RefusedBefore)
@@ -354,7 +352,7 @@ impl Token {
         };
         let of_this = sessions.iter().filter_map(Weak::upgrade).filter(|shared| shared.name() == name);
         for shared in of_this {
-            if shared.pin().expose_secret() == user_pin.expose_secret() {
+            if crate::same_pin(shared.pin(), user_pin) {
                 shared.connect()?;
                 return Ok(TokenSession::new(shared));
             }

@@ -50,6 +50,11 @@ impl fmt::Debug for Pin {
     }
 }
 
+/// Whether two PINs are the same.
+pub fn same_pin(one: &AuthPin, other: &AuthPin) -> bool {
+    one.expose_secret() == other.expose_secret()
+}
+
 /// Reads a PIN file: plain text, at most 4 KiB, one newline at the end tolerated.
 pub fn read_pin_file(path: &Path) -> Result<AuthPin, TokenError> {
     use std::io::Read;

@@ -61,7 +61,14 @@ impl Flows {
                     chosen.retain(|one| secrets.contains_key(&one.node_id));
                 }
                 if chosen.is_empty() {
-                    return Err(FlowError::Invalid("the Unit holds no such certificates".to_owned()));
+                    let nodes: Vec<String> = new.nodes.iter().map(|node| format!("'{node}'")).collect();
+                    let of = if nodes.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" of node {}", nodes.join(", "))
+                    };
+                    let text = format!("the Unit holds no such certificates{of}");
+                    return Err(FlowError::Invalid(text));
                 }
                 let patience = new.due.as_ref().map_or(flows.inner.patience.renewal, |due| due.patience);
                 for (node, password) in new.secrets {

@@ -105,7 +105,7 @@ fn an_operator_provisions_renews_and_takes_back_a_unit_of_two_nodes() {
 
     let renew = |words: &[&str]| stage.operator.json(&[&["unit", "renew", "two-nodes"], words].concat());
     let error = aos_testbed::chain(&renew(&["--node", "nowhere", "--wait"]).unwrap_err());
-    assert!(error.contains("holds no such certificates"), "{error}");
+    assert!(error.contains("holds no such certificates of node 'nowhere'"), "{error}");
     let renewal = renew(&["--node", "second", "--wait"]).unwrap();
     assert_eq!(renewal["state"], "done", "{renewal}");
     let of_second = renewal["certificates"].as_array().unwrap();

@@ -20,7 +20,7 @@ use crate::localstatus::{self, Sources};
 use crate::nodemanager::{NodeManager, Side};
 use crate::worker::{self, Worker};
 use crate::{
-    Error, config, iamclient, identhandler, lifecycle, nodemanager, ownidentity, permhandler,
+    Error, certhandler, config, iamclient, identhandler, lifecycle, nodemanager, ownidentity, permhandler,
     provisionmanager,
 };
 
@@ -199,10 +199,13 @@ async fn open_certificates(
     let handler = tokio::task::spawn_blocking(move || Handler::open(&modules, store, forgiving))
         .await
         .map_err(|error| Error::Failed(format!("opening of the tokens was lost: {error}")))??;
-    let watch = handler.watch();
+    let (watch, shut) = (handler.watch(), handler.shut());
     let (worker, jobs) = Worker::new();
     tree.spawn("certificates", |stop| worker::run(handler, jobs, stop));
-    Ok(CertHandler::new(worker, watch))
+    let certs = CertHandler::new(worker, watch, shut);
+    let mended = certs.clone();
+    tree.spawn("tokens that do not open", |stop| certhandler::mend(mended, stop));
+    Ok(certs)
 }
 
 async fn listen(
@@ -224,7 +227,8 @@ async fn listen(
     let roots = roots(config)?;
     let (slot, shown) = ownidentity::load(certs, &config.raw.cert_storage).await?;
     let (followed, certs) = (slot.clone(), certs.clone());
-    tree.spawn("own certificate", |stop| ownidentity::follow(certs, followed, shown, stop));
+    let kind = config.raw.cert_storage.clone();
+    tree.spawn("own certificate", |stop| ownidentity::follow(certs, kind, followed, shown, stop));
 
     let tls = |clients| aos_tls::server_config(slot.clone(), clients);
     let public_tls = tls(ClientAuth::None).map_err(failed("make the public server's TLS".into()))?;

@@ -54,6 +54,17 @@ pub enum Error {
         #[source]
         source: Box<aos_token::TokenError>,
     },
+    /// The token does not take the stored PIN, or none at all.
+    #[error("cannot open the token for certificate type '{cert_type}'; {next}")]
+    TokenShut {
+        /// The certificate type it was for.
+        cert_type: String,
+        /// What somebody has to do.
+        next: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<aos_token::TokenError>,
+    },
     /// A TLS configuration or a listener cannot be made.
     #[error("cannot {doing}")]
     Tls {

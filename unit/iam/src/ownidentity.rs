@@ -13,8 +13,9 @@ use crate::certhandler::{CertHandler, CertRecord};
 
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Loads the newest certificate into a slot; there must be one.
-pub async fn load(certs: &CertHandler, cert_type: &str) -> Result<(IdentitySlot, CertRecord), Error> {
+/// Loads the newest certificate into a slot; there must be one. While its token does not open the slot is empty: the
+/// servers listen, and finish no handshake before [`follow`] has filled it.
+pub async fn load(certs: &CertHandler, cert_type: &str) -> Result<(IdentitySlot, Option<CertRecord>), Error> {
     let record = certs.certificates().latest(cert_type).cloned().ok_or_else(|| {
         Error::NotFound(format!(
             "there is no certificate of type '{cert_type}' (certStorage) for the servers; \
@@ -22,8 +23,12 @@ pub async fn load(certs: &CertHandler, cert_type: &str) -> Result<(IdentitySlot,
         ))
     })?;
     let slot = IdentitySlot::new();
+    if certs.shut().borrow().contains(cert_type) {
+        tracing::error!("nobody can connect before the token of '{cert_type}' opens; see 'aos iam token'");
+        return Ok((slot, None));
+    }
     show(&slot, &record).await?;
-    Ok((slot, record))
+    Ok((slot, Some(record)))
 }
 
 async fn show(slot: &IdentitySlot, record: &CertRecord) -> Result<(), Error> {
@@ -41,22 +46,25 @@ async fn show(slot: &IdentitySlot, record: &CertRecord) -> Result<(), Error> {
     Ok(())
 }
 
-/// Keeps `slot` at the newest certificate until `stop`; `shown` is what it holds.
+/// Keeps `slot` at the newest certificate of a type until `stop`; `shown` is what it holds.
 pub async fn follow(
     certs: CertHandler,
+    cert_type: String,
     slot: IdentitySlot,
-    mut shown: CertRecord,
+    mut shown: Option<CertRecord>,
     stop: Shutdown,
 ) -> Result<(), Error> {
-    let mut watch = certs.watch();
+    let (mut watch, mut shut) = (certs.watch(), certs.shut());
     loop {
-        let newest = watch.borrow_and_update().latest(&shown.cert_type).cloned();
+        let newest = watch.borrow_and_update().latest(&cert_type).cloned();
+        // A token that does not open is left alone until it does: it counts.
+        let open = !shut.borrow_and_update().contains(&cert_type);
         let mut retry = None;
-        if let Some(newest) = newest.filter(|newest| *newest != shown) {
+        if let Some(newest) = newest.filter(|newest| open && shown.as_ref() != Some(newest)) {
             match show(&slot, &newest).await {
                 Ok(()) => {
                     tracing::info!("servers show certificate {} from now on", hex::encode(&newest.serial));
-                    shown = newest;
+                    shown = Some(newest);
                 }
                 Err(error) => {
                     tracing::error!("servers keep their old certificate: {}", crate::error::chain(&error));
@@ -66,6 +74,11 @@ pub async fn follow(
         }
         tokio::select! {
             changed = watch.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
+            changed = shut.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }

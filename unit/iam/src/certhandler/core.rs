@@ -79,14 +79,24 @@ pub fn significant(number: &[u8]) -> &[u8] {
     &number[zeros..]
 }
 
-/// The certificates to give up so that `new` fits: the ones that end first, never `new` itself.
-pub fn surplus<'a>(records: &'a [CertRecord], new: &CertRecord, max_items: usize) -> Vec<&'a CertRecord> {
+/// The certificates to give up so that `new` fits: the ones that end first, never `new` itself. A certificate that
+/// has ended at `now` (Unix nanoseconds) takes the place of none that has not: it is one too many instead, and the
+/// next one's first victim.
+pub fn surplus<'a>(
+    records: &'a [CertRecord],
+    new: &CertRecord,
+    max_items: usize,
+    now: i64,
+) -> Vec<&'a CertRecord> {
     let mut others: Vec<_> =
         records.iter().filter(|r| (&r.issuer, &r.serial) != (&new.issuer, &new.serial)).collect();
     others.sort_by_key(|record| record.not_after);
     let keep = max_items.saturating_sub(1);
     let excess = others.len().saturating_sub(keep);
     others.truncate(excess);
+    if new.not_after <= now {
+        others.retain(|record| record.not_after <= now);
+    }
     others
 }
 

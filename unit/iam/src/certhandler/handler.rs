@@ -1,5 +1,8 @@
 //! Certificates of all types: the owner of the tokens. Every method blocks.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use super::chain::{self, Parsed};
@@ -7,6 +10,7 @@ use super::core::{CertRecord, Certificates, KeyId, Snapshot, evicted, reconcile,
 use super::health;
 use super::module::{Module, Session, id_of_url};
 use super::request;
+use super::trouble::{self, Trouble};
 use crate::Error;
 use crate::config::CertModule;
 use crate::database::Store;
@@ -21,20 +25,37 @@ pub struct Handler {
     modules: Vec<Module>,
     rows: Vec<CertRecord>,
     store: Worker<Store>,
+    /// Types whose token does not open.
+    troubles: BTreeMap<usize, Trouble>,
     published: watch::Sender<Snapshot>,
+    shut: watch::Sender<Shut>,
 }
+
+/// Types whose token does not open at present.
+pub type Shut = Arc<BTreeSet<String>>;
 
 impl Handler {
     /// Opens the tokens and makes the database agree with them.
     ///
     /// A token that belongs to somebody but cannot be opened ends the start, unless `forgiving`: a node
-    /// that is to be provisioned takes ownership anew anyway.
+    /// that is to be provisioned takes ownership anew anyway. One that does not take the PIN is left alone until
+    /// [`Self::mend`] finds it open; what is stored is served meanwhile.
     pub fn open(configs: &[CertModule], store: Worker<Store>, forgiving: bool) -> Result<Self, Error> {
         let modules = configs.iter().cloned().map(Module::open).collect::<Result<Vec<_>, _>>()?;
         let rows = store.call_blocking(|store| store.certificates())?;
-        let mut handler = Self { modules, rows, store, published: watch::Sender::new(Snapshot::default()) };
+        let mut handler = Self {
+            modules,
+            rows,
+            store,
+            troubles: BTreeMap::new(),
+            published: watch::Sender::new(Snapshot::default()),
+            shut: watch::Sender::new(Shut::default()),
+        };
         for index in 0..handler.modules.len() {
-            match handler.reconcile(index) {
+            match handler.open_type(index) {
+                Err(error) if handler.troubles.contains_key(&index) => {
+                    tracing::error!("going on without a token: {}", crate::error::chain(&error));
+                }
                 Err(error) if forgiving => {
                     tracing::warn!(
                         "going on without a token until provisioning: {}",
@@ -51,6 +72,60 @@ impl Handler {
     /// The newest certificates.
     pub fn watch(&self) -> watch::Receiver<Snapshot> {
         self.published.subscribe()
+    }
+
+    /// The types whose token does not open.
+    pub fn shut(&self) -> watch::Receiver<Shut> {
+        self.shut.subscribe()
+    }
+
+    /// Looks whether tokens that did not open do so now.
+    pub fn mend(&mut self) {
+        for index in self.troubles.keys().copied().collect::<Vec<_>>() {
+            // Told at the begin; `aos iam token` tells it at any time.
+            if let Err(error) = self.open_type(index) {
+                tracing::debug!("a token stays shut: {}", crate::error::chain(&error));
+            }
+        }
+    }
+
+    /// Opens the token of a type and makes the database agree with it, unless its PIN was refused before.
+    fn open_type(&mut self, index: usize) -> Result<(), Error> {
+        let module = &self.modules[index];
+        let pin = module.pin();
+        let known = self.troubles.iter().find(|(other, trouble)| {
+            !trouble.may_try(pin.as_ref()) && (**other == index || self.modules[**other].shares_token(module))
+        });
+        if let Some((_, trouble)) = known {
+            let (trouble, error) = (trouble.clone(), trouble.error(module.cert_type()));
+            self.troubles.insert(index, trouble);
+            self.publish();
+            return Err(error);
+        }
+        match self.reconcile(index).map_err(trouble::told) {
+            Ok(()) => {
+                if self.troubles.remove(&index).is_some() {
+                    tracing::info!("the token of '{}' opens again", self.modules[index].cert_type());
+                    self.publish();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(trouble) = Trouble::of(&error, pin) {
+                    self.troubles.insert(index, trouble);
+                    self.publish();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Access to the keys of a type for an order.
+    fn session(&mut self, index: usize) -> Result<Session, Error> {
+        if self.troubles.contains_key(&index) {
+            self.open_type(index)?;
+        }
+        self.modules[index].owned_session().map_err(trouble::told)
     }
 
     /// Types that a certificate can be asked for.
@@ -93,6 +168,7 @@ impl Handler {
             Module::set_owner(&mut modules, password)?;
             for index in sharing {
                 done[index] = true;
+                self.troubles.remove(&index);
                 let cert_type = self.modules[index].cert_type().to_owned();
                 self.rows.retain(|row| row.cert_type != cert_type);
                 self.store.call_blocking(move |store| store.clear_type(&cert_type))?;
@@ -110,7 +186,7 @@ impl Handler {
     /// Makes a key and the request for its certificate, as PEM.
     pub fn create_key(&mut self, cert_type: &str, subject: &str) -> Result<String, Error> {
         let index = self.index(cert_type)?;
-        let session = self.modules[index].owned_session()?;
+        let session = self.session(index)?;
         self.destroy_orphans(index, &session);
         self.evict(index, &session)?;
         let id = self.reserve(index)?;
@@ -136,7 +212,7 @@ impl Handler {
             if row.cert_type == cert_type {
                 let row = row.clone();
                 // A death may have kept the first order from making room.
-                let session = self.modules[index].owned_session()?;
+                let session = self.session(index)?;
                 self.trim(index, &session, &row);
                 self.publish();
                 return Ok(row);
@@ -146,13 +222,13 @@ impl Handler {
                 row.cert_type
             )));
         }
-        let session = self.modules[index].owned_session()?;
+        let session = self.session(index)?;
         let id = self.modules[index].key_of(&session, leaf)?;
         self.store_certificate(index, &session, &chain, &id)
     }
 
     fn self_sign(&mut self, index: usize) -> Result<(), Error> {
-        let session = self.modules[index].owned_session()?;
+        let session = self.session(index)?;
         let id = self.reserve(index)?;
         let key = self.modules[index].generate_key(&session, id)?;
         let der = request::self_signed(&key, jiff::Timestamp::now())?;
@@ -194,7 +270,9 @@ impl Handler {
         let module = &self.modules[index];
         let of_type: Vec<CertRecord> =
             self.rows.iter().filter(|row| row.cert_type == new.cert_type).cloned().collect();
-        for record in surplus(&of_type, new, module.config.max_items) {
+        let floor = i64::try_from(aos_tls::time_floor()).unwrap_or(i64::MAX);
+        let now = jiff::Timestamp::now().as_second().max(floor).saturating_mul(1_000_000_000);
+        for record in surplus(&of_type, new, module.config.max_items, now) {
             let removed = id_of_url(&record.cert_url)
                 .map_or(Ok(()), |id| module.destroy(session, &id))
                 .and_then(|()| {
@@ -310,6 +388,12 @@ impl Handler {
     fn publish(&self) {
         let types = self.modules.iter().map(Module::cert_type);
         let newest = Snapshot::new(Certificates::new(types, &self.rows));
+        let shut = self.troubles.keys().map(|index| self.modules[*index].cert_type().to_owned()).collect();
+        self.shut.send_if_modified(|known| {
+            let changed = **known != shut;
+            *known = Arc::new(shut);
+            changed
+        });
         self.published.send_if_modified(|published| {
             let changed = *published != newest;
             *published = newest;

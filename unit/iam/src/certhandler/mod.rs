@@ -14,11 +14,15 @@ mod pin;
 mod request;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
+use std::time::Duration;
+
+use aos_supervise::Shutdown;
 use tokio::sync::watch;
 
 pub use self::core::{CertRecord, Snapshot};
-pub use handler::Handler;
+pub use handler::{Handler, Shut};
 pub use health::look;
 
 use crate::Error;
@@ -29,12 +33,44 @@ use crate::worker::Worker;
 pub struct CertHandler {
     handler: Worker<Handler>,
     certificates: watch::Receiver<Snapshot>,
+    shut: watch::Receiver<Shut>,
+}
+
+/// Between two looks at tokens that do not open; nobody looks while all do.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Looks after tokens that do not open, until `stop`.
+pub async fn mend(certs: CertHandler, stop: Shutdown) -> Result<(), Error> {
+    let mut shut = certs.shut();
+    loop {
+        let look = async {
+            if shut.borrow_and_update().is_empty() {
+                // Fails only when the program stops.
+                let _ = shut.changed().await;
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        tokio::select! {
+            () = look => certs.handler.call(|handler| { handler.mend(); Ok(()) }).await?,
+            () = stop.wait() => return Ok(()),
+        }
+    }
 }
 
 impl CertHandler {
-    /// Talks to the handler in `worker`, whose certificates are `certificates`.
-    pub fn new(handler: Worker<Handler>, certificates: watch::Receiver<Snapshot>) -> Self {
-        Self { handler, certificates }
+    /// Talks to the handler in `worker`, whose certificates are `certificates`; `shut` are the types whose token
+    /// does not open.
+    pub fn new(
+        handler: Worker<Handler>,
+        certificates: watch::Receiver<Snapshot>,
+        shut: watch::Receiver<Shut>,
+    ) -> Self {
+        Self { handler, certificates, shut }
+    }
+
+    /// The types whose token does not open, and their changes.
+    pub fn shut(&self) -> watch::Receiver<Shut> {
+        self.shut.clone()
     }
 
     /// The newest certificates.

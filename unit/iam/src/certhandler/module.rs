@@ -127,6 +127,14 @@ impl Module {
         }
     }
 
+    /// The PIN that would be tried now; none when it cannot be read, or none is needed.
+    pub(super) fn pin(&self) -> Option<AuthPin> {
+        match &self.place {
+            Place::Token(token) => token.pin.login_pin().ok(),
+            Place::Files(_) => None,
+        }
+    }
+
     /// As [`Self::session`], where the token must be owned.
     pub(super) fn owned_session(&mut self) -> Result<Session, Error> {
         self.session()?.ok_or_else(|| {

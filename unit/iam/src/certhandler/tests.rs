@@ -34,10 +34,20 @@ fn the_latest_ends_last_and_exact_lookup_ignores_leading_zeros() {
 fn the_first_to_end_is_given_up_and_never_the_new_one() {
     let stored = [record(1, 30), record(2, 10), record(3, 5)];
     let new = record(3, 5);
-    let gone = surplus(&stored, &new, 2);
+    let gone = surplus(&stored, &new, 2, 0);
     assert_eq!(gone, [&record(2, 10)], "the new one stays although it ends first");
-    assert!(surplus(&stored, &new, 3).is_empty());
-    assert_eq!(surplus(&stored, &new, 1).len(), 2);
+    assert!(surplus(&stored, &new, 3, 0).is_empty());
+    assert_eq!(surplus(&stored, &new, 1, 0).len(), 2);
+}
+
+#[test]
+fn what_has_ended_takes_no_place_from_what_has_not() {
+    let stored = [record(1, 30), record(2, 20), record(3, 5)];
+    let ended = record(3, 5);
+    assert!(surplus(&stored, &ended, 2, 10).is_empty(), "both good ones stay, with one too many");
+    assert_eq!(surplus(&stored, &record(4, 40), 2, 10), [&record(3, 5), &record(2, 20)], "until the next");
+    // Where all have ended, or a clock ahead of the truth says so, the order is the usual one.
+    assert_eq!(surplus(&stored, &ended, 2, 35), [&record(2, 20)]);
 }
 
 #[test]

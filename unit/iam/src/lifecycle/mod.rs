@@ -236,6 +236,9 @@ impl Lifecycle {
         if let Some(read) = self.read.get(&record.cert_url) {
             return Some(read.clone());
         }
+        if self.certs.shut().borrow().contains(&record.cert_type) {
+            return None;
+        }
         let urls = (record.cert_url.clone(), record.key_url.clone());
         let loaded = tokio::task::spawn_blocking(move || aos_token::load_identity(&urls.0, &urls.1)).await;
         let identity = match loaded.ok()? {

@@ -2,7 +2,8 @@
 //!
 //! A stream has no identity until it sends its node's description. Answers are matched by kind, so one
 //! request of a kind is under way per node and later ones wait; nodes never wait for one another. An
-//! attempt fails when there is no stream, it breaks, or no answer comes; three are made, 10 s apart.
+//! attempt fails when there is no stream, it breaks, or no answer comes; three are made, 10 s apart, or as
+//! soon as the node is back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -235,7 +236,13 @@ impl Controller {
             Event::Opened(stream, side) => {
                 self.streams.insert(stream, Stream { side, node: None });
             }
-            Event::Described(stream, info) => self.described(stream, info, &mut actions),
+            Event::Described(stream, info) => {
+                let node = info.node_id.clone();
+                self.described(stream, info, &mut actions);
+                if self.links.get(&node) == Some(&stream) {
+                    self.resume(now, &node, &mut actions);
+                }
+            }
             Event::Answered(stream, message) => self.answered(now, stream, message, &mut actions),
             Event::Closed(stream) => {
                 self.unlink(stream, &mut actions);
@@ -378,6 +385,15 @@ impl Controller {
     fn retry(&mut self, now: Instant, actions: &mut Vec<Action>) {
         for key in self.fronts(|phase| matches!(phase, Phase::Retry(at) if at <= now)) {
             self.attempt(now, &key, actions);
+        }
+    }
+
+    /// What waits for another attempt need not wait any longer: the node is back.
+    fn resume(&mut self, now: Instant, node: &str, actions: &mut Vec<Action>) {
+        for key in self.fronts(|phase| matches!(phase, Phase::Retry(_))) {
+            if key.0 == node {
+                self.attempt(now, &key, actions);
+            }
         }
     }
 

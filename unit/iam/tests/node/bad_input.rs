@@ -112,6 +112,18 @@ fn unfit_certificates_and_requests_change_nothing() {
             before,
             "not the newest"
         );
+        // With as many as there is room for, what has ended pushes out none that has not.
+        let second = daemon.issue(&authority, "online", 2101).await;
+        let csr = daemon.create_key("online").await;
+        assert_eq!(daemon.apply("online", &authority.sign(&csr, 2022)).await.error, None);
+        for kept in [&before, &second] {
+            let exact = v6::GetCertRequest {
+                r#type: "online".into(),
+                issuer: kept.issuer.clone(),
+                serial: String::from_utf8(kept.serial.clone()).unwrap(),
+            };
+            assert_eq!(daemon.certs().get_cert(exact).await.unwrap().get_ref(), kept);
+        }
         library.refresh().unwrap();
         let foreign = token.open(&pin).unwrap().list_objects(Some("somebody")).unwrap();
         assert_eq!(foreign.len(), 2);

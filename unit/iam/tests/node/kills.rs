@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::rig::{Authority, Daemon, MODULE, PASSWORD, Rig, plain_channel, start, tls_channel, with_softhsm};
+use crate::rig::{
+    Authority, Daemon, MODULE, PASSWORD, Rig, eventually, plain_channel, start, tls_channel, with_softhsm,
+};
 
 /// Elliptic curves only: RSA keys take half a second each.
 fn prepare(rig: &Rig) {
@@ -158,13 +160,18 @@ impl<'a> Client<'a> {
 
 /// What the tokens hold: certificates with keys, and anything else with a label.
 fn tokens(rig: &Rig) -> (usize, usize) {
+    inside(rig, &["aoscore", "aoscloud"])
+}
+
+/// The same of these tokens.
+pub fn inside(rig: &Rig, labels: &[&str]) -> (usize, usize) {
     let pin = AuthPin::from(std::fs::read_to_string(rig.path("pins/user")).unwrap());
     let library = Library::open(MODULE).unwrap();
     // Another process has changed them.
     library.refresh().unwrap();
     let (mut complete, mut loose) = (0, 0);
-    for label in ["aoscore", "aoscloud"] {
-        let token = library.find_token(&SlotChoice::Label(label.into())).unwrap().unwrap();
+    for label in labels {
+        let token = library.find_token(&SlotChoice::Label((*label).into())).unwrap().unwrap();
         let objects = token.open(&pin).unwrap().list_objects(None).unwrap();
         let of = |kind: ObjectKind| objects.iter().filter(move |object| object.kind == kind);
         for object in objects.iter().filter(|object| !object.label.is_empty()) {
@@ -178,7 +185,7 @@ fn tokens(rig: &Rig) -> (usize, usize) {
     (complete, loose)
 }
 
-fn rows(rig: &Rig, table: &str) -> usize {
+pub fn rows(rig: &Rig, table: &str) -> usize {
     let database = rusqlite::Connection::open(rig.path("work/iamanager.db")).unwrap();
     database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, u32>(0)).unwrap()
         as usize
@@ -204,15 +211,17 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-const STATE: [&str; 4] = ["tokens", "work", "pins", "state"];
+/// What lasts, of this node and of one beside it.
+const STATE: [&str; 7] = ["tokens", "work", "pins", "state", "second/work", "second/pins", "second/state"];
 
 fn save(rig: &Rig) {
+    let _ = std::fs::remove_dir_all(rig.path("saved"));
     for name in STATE {
         let (from, to) = (rig.path(name), rig.path("saved").join(name));
         if from.is_dir() {
             copy(&from, &to);
         } else if from.exists() {
-            std::fs::create_dir_all(rig.path("saved")).unwrap();
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
             std::fs::copy(from, to).unwrap();
         }
     }
@@ -232,12 +241,23 @@ fn restore(rig: &Rig) {
     std::fs::create_dir_all(rig.path("tokens")).unwrap();
 }
 
+/// Waits until the daemon has written its floor of time, so that no later run does.
+pub async fn has_floor(rig: &Rig) {
+    let file = rig.path("work/time-floor");
+    eventually("the floor of time", async || file.exists().then_some(())).await;
+}
+
 /// Runs `story` once to count its steps, then once for every step to die at.
-async fn at_every_step(rig: &Rig, mut story: impl AsyncFnMut(u64) -> u32) {
+pub async fn at_every_step(rig: &Rig, story: impl AsyncFnMut(u64) -> u32) {
+    at_every_step_of(rig, rig, story).await;
+}
+
+/// The same, where the node `mortal` beside `rig` dies.
+pub async fn at_every_step_of(rig: &Rig, mortal: &Rig, mut story: impl AsyncFnMut(u64) -> u32) {
     save(rig);
-    let _ = std::fs::remove_file(rig.path("steps"));
+    let _ = std::fs::remove_file(mortal.path("steps"));
     assert_eq!(story(0).await, 0);
-    let names = std::fs::read_to_string(rig.path("steps")).unwrap();
+    let names = std::fs::read_to_string(mortal.path("steps")).unwrap();
     let names: Vec<&str> = names.lines().collect();
     println!("{} steps", names.len());
     let mut died = 0;
@@ -249,7 +269,7 @@ async fn at_every_step(rig: &Rig, mut story: impl AsyncFnMut(u64) -> u32) {
     assert_eq!(died as usize, names.len(), "every step was one to die at");
 }
 
-fn now(rig: &Rig) -> String {
+pub fn now(rig: &Rig) -> String {
     std::fs::read_to_string(rig.path("now")).unwrap_or_default()
 }
 
@@ -307,6 +327,7 @@ fn renewal_completes_after_a_kill_at_every_step() {
         // The next one takes the place of the oldest.
         let mut client = Client::healthy(&rig, "normal", Some(authority.client()));
         client.issue(&authority, "iam", 2101).await;
+        has_floor(&rig).await;
         client.end().await;
         at_every_step(&rig, async |die_at| {
             let mut client = Client::new(&rig, "normal", Some(authority.client()), die_at).await;
@@ -336,6 +357,9 @@ fn deprovisioning_completes_after_a_kill_at_every_step() {
         prepare(&rig);
         let authority = Authority::new("Unit CA");
         rig.provision(&authority).await;
+        let daemon = rig.start("normal").await;
+        has_floor(&rig).await;
+        daemon.stop().await;
         at_every_step(&rig, async |die_at| {
             let mut client = Client::new(&rig, "normal", Some(authority.client()), die_at).await;
             client.deprovision().await;

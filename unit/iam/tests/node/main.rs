@@ -5,13 +5,16 @@
 mod access;
 mod bad_input;
 mod certificates;
+mod cloud;
 mod files;
 mod generations;
 mod health;
 mod kills;
+mod kills_elsewhere;
 mod nodes;
 mod oldmain;
 mod provisioning;
+mod recovery;
 mod rig;
 mod secondary;
 mod start;

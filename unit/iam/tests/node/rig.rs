@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use aos_iam::{App, Args};
 use aos_supervise::Shutdown;
@@ -22,6 +22,8 @@ pub const MODULE: &str = aos_token::DEFAULT_MODULE;
 const DIR: &str = "AOS_IAM_TEST_DIR";
 const DAEMON: &str = "AOS_IAM_TEST_DAEMON";
 const DEADLINE: Duration = Duration::from_secs(30);
+/// A life after which a node asks for new certificates at once, and again every second.
+pub const SHORT: Duration = Duration::from_secs(6);
 
 /// Runs `body` in a process of its own with an empty SoftHSM. `name` is the test's name.
 pub fn with_softhsm<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Rig) -> F) {
@@ -383,6 +385,11 @@ impl Daemon {
         assert!(status.code().is_none(), "ended with {status}");
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -441,10 +448,32 @@ impl Authority {
     }
 
     pub fn sign_leaf(&self, csr: &str, year: i32) -> String {
+        self.sign_from(csr, rcgen::date_time_ymd(2020, 1, 1).into(), rcgen::date_time_ymd(year, 1, 1).into())
+    }
+
+    /// The certificate alone, valid in this time.
+    pub fn sign_from(&self, csr: &str, from: SystemTime, until: SystemTime) -> String {
         let mut request = rcgen::CertificateSigningRequestParams::from_pem(csr).unwrap();
-        request.params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-        request.params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        request.params.not_before = from.into();
+        request.params.not_after = until.into();
         request.signed_by(&self.issuer).unwrap().pem()
+    }
+
+    /// The chain to apply, of a certificate that names the address of its cloud.
+    pub fn sign_for_cloud(&self, csr: &str, address: &str) -> String {
+        let mut request = rcgen::CertificateSigningRequestParams::from_pem(csr).unwrap();
+        request.params.not_after = rcgen::date_time_ymd(2100, 1, 1);
+        let length = u8::try_from(address.len()).unwrap();
+        let names = [&[0x30, length + 2, 0x86, length], address.as_bytes()].concat();
+        let issuer_names = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 18], names);
+        request.params.custom_extensions.push(issuer_names);
+        request.signed_by(&self.issuer).unwrap().pem() + &self.pem()
+    }
+
+    /// The chain to apply, of a certificate that lived for [`SHORT`] and has ended.
+    pub fn sign_ended(&self, csr: &str) -> String {
+        let end = SystemTime::from(rcgen::date_time_ymd(2021, 1, 1));
+        self.sign_from(csr, end - SHORT, end) + &self.pem()
     }
 
     /// A client with a key in memory.
@@ -464,7 +493,9 @@ impl Authority {
 
     fn key_of(&self, name: &str, usage: rcgen::ExtendedKeyUsagePurpose) -> Arc<CertifiedKey> {
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::default();
+        let named =
+            if usage == rcgen::ExtendedKeyUsagePurpose::ServerAuth { vec![name.to_owned()] } else { vec![] };
+        let mut params = rcgen::CertificateParams::new(named).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.extended_key_usages = vec![usage];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();

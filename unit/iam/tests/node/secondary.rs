@@ -10,10 +10,14 @@ use tonic::transport::Channel;
 
 use crate::rig::{Authority, Daemon, PASSWORD, Rig, eventually, plain_channel, tls_channel, with_softhsm};
 
-const ID: &str = "node-second";
+pub const ID: &str = "node-second";
 
 fn prepare(rig: &Rig, main: &Daemon) {
-    let (public, protected) = (main.public.clone(), main.protected.clone());
+    prepare_for(rig, &main.public, &main.protected, |_| {});
+}
+
+/// A secondary node whose main node listens there.
+pub fn prepare_for(rig: &Rig, public: &str, protected: &str, change: impl FnOnce(&mut serde_json::Value)) {
     rig.prepare(|config| {
         config["identifier"] = json!(null);
         config["nodeInfo"]["attrs"] = json!({"AosComponents": "iam,sm"});
@@ -26,25 +30,36 @@ fn prepare(rig: &Rig, main: &Daemon) {
             module["params"]["tokenLabel"] = json!("second");
         }
         config["certModules"] = json!(modules);
+        change(config);
     });
     std::fs::write(rig.path("machine-id"), ID).unwrap();
 }
 
-async fn becomes(channel: &Channel, state: &str) {
+/// The second node as the main one knows it.
+pub async fn node_info(channel: &Channel) -> Result<v6::NodeInfo, tonic::Status> {
+    let mut client = IamPublicNodesServiceClient::new(channel.clone());
+    Ok(client.get_node_info(v6::GetNodeInfoRequest { node_id: ID.into() }).await?.into_inner())
+}
+
+pub async fn becomes(channel: &Channel, state: &str) {
     eventually(&format!("{ID} {state}"), async || {
-        let mut client = IamPublicNodesServiceClient::new(channel.clone());
-        let node = client.get_node_info(v6::GetNodeInfoRequest { node_id: ID.into() }).await.ok()?;
-        (node.into_inner().state == state).then_some(())
+        let node = node_info(channel).await.ok()?;
+        (node.state == state).then_some(())
     })
     .await;
 }
 
 /// Provisions the second node through the main one.
 async fn provision(main: &Channel, authority: &Authority) {
+    provision_with(main, &authority.pem(), |csr| authority.sign(csr, 2100)).await;
+}
+
+/// As [`provision`], with certificates that `sign` makes.
+pub async fn provision_with(main: &Channel, roots: &str, mut sign: impl FnMut(&str) -> String) {
     let mut client = IamProvisioningServiceClient::new(main.clone());
     let start = v6::StartProvisioningRequest { node_id: ID.into(), password: PASSWORD.into() };
     assert_eq!(client.start_provisioning(start).await.unwrap().into_inner().error, None);
-    let roots = v7::UpdateRootCertsRequest { node_id: ID.into(), root_certs: vec![authority.pem()] };
+    let roots = v7::UpdateRootCertsRequest { node_id: ID.into(), root_certs: vec![roots.to_owned()] };
     let updated = v7::iam_certificate_service_client::IamCertificateServiceClient::new(main.clone())
         .update_root_certs(roots)
         .await
@@ -59,7 +74,7 @@ async fn provision(main: &Channel, authority: &Authority) {
         let mut certificates = IamCertificateServiceClient::new(main.clone());
         let made = certificates.create_key(request).await.unwrap().into_inner();
         assert_eq!((made.error, made.node_id.as_str()), (None, ID));
-        let cert = authority.sign(&made.csr, 2100);
+        let cert = sign(&made.csr);
         let request = v6::ApplyCertRequest { node_id: ID.into(), r#type: cert_type, cert };
         let applied = certificates.apply_cert(request).await.unwrap().into_inner();
         assert_eq!(applied.error, None);

@@ -109,37 +109,98 @@ fn a_refused_order_leaves_token_and_database_as_they_were() {
     });
 }
 
-// Tokens count wrong PINs, so the daemon must not try one again and again.
+// Tokens count wrong PINs, so the daemon must not try one again and again, nor be started again and again.
 #[test]
-fn a_wrong_pin_ends_a_start_and_changes_nothing() {
-    with_softhsm("trouble::a_wrong_pin_ends_a_start_and_changes_nothing", async |rig| {
-        rig.prepare(|_| {});
+fn a_wrong_pin_shuts_a_token_until_it_is_right() {
+    with_softhsm("trouble::a_wrong_pin_shuts_a_token_until_it_is_right", async |rig| {
+        let cloud_pin = rig.path("pins/cloud");
+        rig.prepare(|config| {
+            for module in config["certModules"].as_array_mut().unwrap() {
+                if module["params"]["tokenLabel"] == "aoscloud" {
+                    module["params"]["userPinPath"] = serde_json::json!(cloud_pin);
+                }
+            }
+        });
         let authority = Authority::new("Unit CA");
         rig.provision(&authority).await;
-        let right = pin(&rig);
-        let before = lasting(&rig, &right);
+        let (right, right_cloud) = (pin(&rig), std::fs::read_to_string(&cloud_pin).unwrap());
+        std::fs::write(&cloud_pin, "0123456789").unwrap();
+
+        // One of two tokens: everything else is as it should be.
+        let daemon = rig.start("normal").await;
+        let root = rig.path("root.pem");
+        let public = tls_channel(&daemon.public, &root, None);
+        let protected = tls_channel(&daemon.protected, &root, Some(authority.client()));
+        let mut certificates =
+            v6::iam_certificate_service_client::IamCertificateServiceClient::new(protected);
+        for _ in 0..2 {
+            let refused = certificates.create_key(key_of("online")).await.unwrap().into_inner();
+            let error = refused.error.unwrap();
+            assert_eq!((error.aos_code, refused.csr.as_str()), (FAILED, ""));
+            let told = ["'online'", "PIN", "restore its PIN file"];
+            assert!(told.iter().all(|word| error.message.contains(word)), "{}", error.message);
+            assert!(!error.message.contains("0123456789"), "{}", error.message);
+        }
+        let mut served = IamPublicCertServiceClient::new(public.clone());
+        assert!(served.get_cert(get("online")).await.unwrap().get_ref().cert_url.contains("online"));
+        assert_eq!(certificates.create_key(key_of("cm")).await.unwrap().into_inner().error, None);
+        std::fs::write(&cloud_pin, &right_cloud).unwrap();
+        let made = certificates.create_key(key_of("online")).await.unwrap().into_inner();
+        assert_eq!(made.error, None, "right again");
+        let answer = certificates
+            .apply_cert(v6::ApplyCertRequest {
+                r#type: "online".into(),
+                cert: authority.sign(&made.csr, 2101),
+                ..Default::default()
+            })
+            .await;
+        assert_eq!(answer.unwrap().into_inner().error, None);
+        daemon.stop().await;
+
+        // The token of the servers' own certificate: nobody can connect, and what is wrong is told on the spot.
         std::fs::write(rig.path("pins/user"), "0123456789").unwrap();
-        let error = rig.start_refused("normal").await;
-        assert!(error.contains("open the token") && !error.contains("0123456789"), "{error}");
-        assert_eq!(lasting(&rig, &right), before);
+        let daemon = rig.start("normal").await;
+        let run = rig.path("run");
+        let health = async |what: &str, open: bool| {
+            eventually(what, async || {
+                let dir = run.clone();
+                let read = tokio::task::spawn_blocking(move || aos_local_status::read(&dir, "iam-token"));
+                let report = read.await.unwrap().ok()?;
+                let core =
+                    report["tokens"].as_array()?.iter().find(|token| token["types"][0] == "iam")?.clone();
+                ((core["session"] == "open") == open).then_some(core)
+            })
+            .await
+        };
+        let shut = health("a token that is shut", false).await;
+        assert!(shut["hint"].as_str().unwrap().contains("PIN file"), "{shut}");
+        let channel = tls_channel(&daemon.public, &root, None);
+        IamPublicCertServiceClient::new(channel).get_cert(get("iam")).await.unwrap_err();
+        std::fs::write(rig.path("pins/user"), &right).unwrap();
+        let channel = tls_channel(&daemon.public, &root, None);
+        eventually("servers with their certificate", async || {
+            IamPublicCertServiceClient::new(channel.clone()).get_cert(get("iam")).await.ok()
+        })
+        .await;
+        health("an open token", true).await;
+        daemon.stop().await;
 
         // Who provisions anew may start, but gets nothing from the token until it is taken over.
+        std::fs::write(rig.path("pins/user"), "0123456789").unwrap();
         let daemon = rig.start("provisioning").await;
-        let refused = daemon.certificates().create_key(key_of("online")).await.unwrap().into_inner();
+        let refused = daemon.certificates().create_key(key_of("cm")).await.unwrap().into_inner();
         let error = refused.error.unwrap();
         assert_eq!((error.aos_code, refused.csr.as_str()), (FAILED, ""));
-        assert!(error.message.contains("online"), "{}", error.message);
         daemon.stop().await;
-        assert_eq!(lasting(&rig, &right), before);
 
         // The file changes under a daemon that runs: its session stays.
         std::fs::write(rig.path("pins/user"), &right).unwrap();
         let daemon = rig.start("normal").await;
         std::fs::write(rig.path("pins/user"), "0123456789").unwrap();
-        let protected = tls_channel(&daemon.protected, &rig.path("root.pem"), Some(authority.client()));
+        let protected = tls_channel(&daemon.protected, &root, Some(authority.client()));
         let mut certificates =
             v6::iam_certificate_service_client::IamCertificateServiceClient::new(protected);
-        let made = certificates.create_key(key_of("online")).await.unwrap().into_inner();
+        let made = certificates.create_key(key_of("cm")).await.unwrap().into_inner();
         assert_eq!(made.error, None);
         std::fs::write(rig.path("pins/user"), &right).unwrap();
         daemon.stop().await;

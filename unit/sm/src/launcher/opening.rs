@@ -106,6 +106,7 @@ impl Launcher {
         let running: BTreeSet<InstanceIdent> =
             present.running.values().map(|(info, _)| info.ident.clone()).collect();
         workshop.tidy(&wanted, &running).await;
+        workshop.keep_storages(&stored).await;
         let mut first = Vec::new();
         for info in stored {
             let id = info.id();

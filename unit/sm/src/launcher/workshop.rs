@@ -98,7 +98,7 @@ impl Workshop {
             None => self.image(info).await?,
         };
         let attached = self.resources.allocate(&info.id(), &image.item.resources)?;
-        let data = runtime.places(info)?.make(info)?;
+        let data = runtime.places(info)?;
         let quotas = &image.item.quotas;
         let limits = Limits {
             uid: info.uid,
@@ -115,6 +115,8 @@ impl Workshop {
         .await;
         limited?;
         let (secret, network) = (secret?, network?);
+        // Folders first: limits may need ones of a special kind.
+        let data = data.make(info)?;
         Ok(StartJob { info: info.clone(), image, attached, network, secret, data })
     }
 
@@ -230,6 +232,15 @@ impl Workshop {
             Err(error) => Err(error.info().message),
         };
         Done::Event(Event::Probed { ident: info.ident.clone(), pid, question, result })
+    }
+
+    /// After the start of this program: ends what only storages of instances that are gone need.
+    pub async fn keep_storages(&self, stored: &[InstanceInfo]) {
+        let places = |info: &InstanceInfo| self.runtime(&info.runtime).ok()?.places(info).ok()?.storage;
+        let wanted = stored.iter().filter_map(places).collect();
+        if let Err(error) = self.quotas.retain(wanted).await {
+            tracing::error!("storages of the past are not let go: {}", error.info().message);
+        }
     }
 
     pub async fn acknowledge(&self, id: String, pid: i32) {

@@ -10,7 +10,12 @@ mod boxed;
 mod churn;
 mod cm;
 mod image;
+mod launcher;
 mod logs;
+mod names;
+mod native;
+mod networks;
+mod probes;
 mod sm;
 mod tests;
 
@@ -28,6 +33,13 @@ fn main() -> ExitCode {
             }
         },
         ["sm", config] => sm::run_here(config),
+        ["native", ..] => match aos_native::run(aos_native::Args::parse(&arguments[1..]).unwrap()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("native: {}", error.text());
+                ExitCode::FAILURE
+            }
+        },
         ["--inside", name] => boxed::inside(name),
         ["--list", ..] => {
             if !words.contains(&"--ignored") {

@@ -59,6 +59,11 @@ pub fn run_here(config: &str) -> ExitCode {
 impl Sm {
     /// Starts CM and SM with the given OCI runtime.
     pub async fn start(runtime: &str) -> Self {
+        Self::start_with(runtime, |_| {}).await
+    }
+
+    /// The same with changes to the configuration.
+    pub async fn start_with(runtime: &str, change: impl FnOnce(&mut Value)) -> Self {
         let folder = tempfile::Builder::new().prefix("aos-sm-").tempdir_in("/var/tmp").unwrap();
         let dir = folder.path().join("blobs");
         fs::create_dir(&dir).unwrap();
@@ -67,13 +72,14 @@ impl Sm {
             .iter()
             .map(|dir| format!("{dir}/{runtime}"))
             .find(|p| Path::new(p).exists());
-        let config = json!({
+        let mut config = json!({
             "workingDir": folder.path().join("work"), "cmServerURL": cm.url, "iamPublicServerURL": "unused:1",
             "cmReconnectTimeout": "200ms", "resourcesConfigFile": folder.path().join("resources.cfg"),
             "runtimes": [{"plugin": "container", "type": runtime, "config": {
                 "runtimeDir": "/run/aos/runtime", "crunStateRoot": "/run/oci", "crunExecutable": program.expect("no OCI runtime"),
                 "cgroupParent": "/aos-test", "stopGrace": "1s", "logMaxBytes": 65536}}],
         });
+        change(&mut config);
         fs::write(folder.path().join("sm.cfg"), config.to_string()).unwrap();
         let mut sm =
             Self { folder, blobs: Blobs { dir }, cm, child: None, runtime: runtime_id(runtime, NODE) };

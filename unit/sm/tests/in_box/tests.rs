@@ -16,8 +16,21 @@ use wire::sm_outgoing_messages::SmOutgoingMessage as FromSm;
 use crate::churn::two_hundred_kills_during_churn_leave_nothing_behind;
 use crate::cm::wait_for;
 use crate::image::{Tar, base_layer, wish};
+use crate::launcher::{
+    a_hanging_runtime_holds_nobody_else_up, changed_variables_keep_state_and_others,
+    the_time_without_the_cloud_is_kept_over_restarts,
+};
 use crate::logs::{
     log_answer, log_filter, log_lines_have_times_and_crashes_are_told, the_system_log_comes_from_the_journal,
+};
+use crate::names::{a_name_belongs_to_one_instance, names_resolve_whoever_is_killed};
+use crate::native::{
+    a_native_service_has_its_own_network_when_configured, a_native_service_has_user_files_and_limits,
+    native_services_survive_and_leave_nothing_behind,
+};
+use crate::probes::{probes_decide_about_active_and_restart, probes_look_into_native_services};
+use crate::networks::{
+    the_destination_and_the_source_must_both_allow_a_connection, the_order_of_starts_means_nothing_to_the_firewall, rules_that_come_later_are_appended_once, no_packet_is_lost_while_the_manager_restarts, the_last_stop_leaves_no_network, bandwidth_is_bounded_both_ways, public_traffic_is_counted_bounded_and_kept, an_impossible_rule_fails_its_instance_alone, a_filter_that_was_emptied_is_filled_again,
 };
 use crate::sm::Sm;
 
@@ -51,7 +64,26 @@ tests! {
     log_lines_have_times_and_crashes_are_told,
     the_system_log_comes_from_the_journal,
     killed_at_any_moment_an_instance_runs_once,
+    a_native_service_has_user_files_and_limits,
+    a_native_service_has_its_own_network_when_configured,
+    native_services_survive_and_leave_nothing_behind,
+    probes_decide_about_active_and_restart,
+    probes_look_into_native_services,
+    a_hanging_runtime_holds_nobody_else_up,
+    changed_variables_keep_state_and_others,
+    the_time_without_the_cloud_is_kept_over_restarts,
     two_hundred_kills_during_churn_leave_nothing_behind,
+    names_resolve_whoever_is_killed,
+    a_name_belongs_to_one_instance,
+    the_destination_and_the_source_must_both_allow_a_connection,
+    the_order_of_starts_means_nothing_to_the_firewall,
+    rules_that_come_later_are_appended_once,
+    no_packet_is_lost_while_the_manager_restarts,
+    the_last_stop_leaves_no_network,
+    bandwidth_is_bounded_both_ways,
+    public_traffic_is_counted_bounded_and_kept,
+    an_impossible_rule_fails_its_instance_alone,
+    a_filter_that_was_emptied_is_filled_again,
 }
 
 const HTTP: &str =

@@ -40,7 +40,7 @@ pub struct BlobReader {
 #[derive(Debug)]
 enum Source {
     File(File),
-    Web { pieces: mpsc::Receiver<Result<Bytes, SourceError>>, piece: Bytes },
+    Web { pieces: mpsc::Receiver<Result<Bytes, SourceError>>, piece: Bytes, ended: bool },
 }
 
 impl Read for BlobReader {
@@ -50,11 +50,14 @@ impl Read for BlobReader {
         }
         match &mut self.source {
             Source::File(file) => file.read(buffer),
-            Source::Web { pieces, piece } => {
+            Source::Web { pieces, piece, ended } => {
                 while piece.is_empty() {
+                    if *ended {
+                        return Ok(0);
+                    }
                     match pieces.blocking_recv() {
                         // An empty piece is the end.
-                        Some(Ok(next)) if next.is_empty() => return Ok(0),
+                        Some(Ok(next)) if next.is_empty() => *ended = true,
                         Some(Ok(next)) => *piece = next,
                         Some(Err(error)) => return Err(io::Error::other(error)),
                         None => return Err(stopped()),
@@ -110,7 +113,7 @@ impl Dialer {
                     .map_err(|source| SourceError::File { path: path().into(), source })?;
                 Source::File(file)
             }
-            None => Source::Web { pieces, piece: Bytes::new() },
+            None => Source::Web { pieces, piece: Bytes::new(), ended: false },
         };
         let direct = matches!(source, Source::File(_));
         let dialer = self.clone();

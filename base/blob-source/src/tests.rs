@@ -87,7 +87,9 @@ async fn read_all(urls: Vec<String>) -> Result<Vec<u8>, String> {
         Dialer::default().open(&urls, size, 0, &Stop::default()).map_err(|e| e.to_string())?;
     let reading = tokio::task::spawn_blocking(move || {
         let mut all = Vec::new();
-        reader.read_to_end(&mut all).map(|_| all).map_err(|error| error.to_string())
+        reader.read_to_end(&mut all).map_err(|error| error.to_string())?;
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "the end stays the end");
+        Ok(all)
     });
     pump.await;
     reading.await.unwrap()

@@ -179,13 +179,14 @@ impl Staged {
         &self.diff_id
     }
 
-    /// Makes the tree durable and gives it its place. One that is there already stays, unless `replace`.
+    /// Makes the tree durable and gives it its place. One that is there already stays, unless `replace`: then it
+    /// goes aside until the next [`LayerStore::open`], because instances may still run on it.
     pub fn commit(self, replace: bool) -> Result<(), LayerError> {
         let Self { store, diff_id, folder, root } = self;
         rustix::fs::syncfs(&root).map_err(|error| LayerError::file("sync", &folder.0)(error.into()))?;
         drop(root);
         if replace {
-            drop(store.take_out(&diff_id)?);
+            std::mem::forget(store.take_out(&diff_id)?);
         }
         let place = store.folder(&diff_id);
         match rename_durably(&folder.0, &place) {

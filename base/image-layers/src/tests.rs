@@ -612,6 +612,8 @@ fn changes_of_an_installed_layer_are_found() {
         .commit(true)
         .unwrap();
     assert_eq!(check(Depth::Full), Condition::Whole);
+    assert_eq!(place.rests(), 2, "the old one stays for those who run on it");
+    LayerStore::open(place.folder.path()).unwrap();
     assert_eq!(place.rests(), 1);
 }
 

@@ -172,7 +172,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         database: alert_database,
     };
     let settings = alerts::Settings::new(&config.journal_alerts);
-    let alerts_task = Alerts::new(settings, config.component_log_dir.clone(), links);
+    let alerts_task = Alerts::open(settings, config.component_log_dir.clone(), links).await;
     tree.spawn("alerts", move |stop: Shutdown| alerts_task.run(stop));
     keep_running(tree, "launcher", launcher.run(command_queue));
     let (connected, connection) = watch::channel(false);
@@ -207,7 +207,12 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
     };
     keep_running(tree, "cm client", client.run());
     let cm = config.cm_server_url.clone();
-    keep_running(tree, "local status", local_status(status_dir, node.node_id, cm, commands, connection));
+    let component_logs = config.component_log_dir;
+    keep_running(
+        tree,
+        "local status",
+        local_status(status_dir, [node.node_id, cm], component_logs, commands, connection),
+    );
     Ok(())
 }
 
@@ -342,14 +347,15 @@ fn sm_info(node: &NodeInfo, types: &[&str], resources: &ResourceManager) -> wire
 
 async fn local_status(
     dir: PathBuf,
-    node: String,
-    cm: String,
+    [node, cm]: [String; 2],
+    component_logs: PathBuf,
     commands: mpsc::Sender<Command>,
     connected: watch::Receiver<bool>,
 ) {
     let provider = || {
         let (commands, node, cm, connected) =
             (commands.clone(), node.clone(), cm.clone(), *connected.borrow());
+        let component_logs = component_logs.clone();
         async move {
             let (answer, result) = oneshot::channel();
             let asked = commands.send(Command::Describe(answer)).await;
@@ -359,6 +365,7 @@ async fn local_status(
                 "pid": std::process::id(),
                 "node": node,
                 "cm": {"url": cm, "connected": connected},
+                "componentLogs": component_logs,
                 "instances": instances.unwrap_or_else(|| json!([])),
             })
         }

@@ -16,6 +16,7 @@ fn image(item: &str) -> Image {
         .unwrap(),
         item: ItemConfig::read(item.as_bytes()).unwrap(),
         layers: vec![],
+        blobs: vec![],
     }
 }
 

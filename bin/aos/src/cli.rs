@@ -34,6 +34,9 @@ pub enum Command {
     },
     /// Show what the Identity and Access Manager knows.
     Iam(Query),
+    /// Show what instances or the core components of this node wrote.
+    #[cfg(feature = "sm")]
+    Logs(crate::logs::Query),
     /// Have the Identity and Access Manager get new certificates now.
     Recover {
         /// File with the operator's one-time token; without one the `offline` key proves who the Unit is.
@@ -206,6 +209,39 @@ const STATUS_FLAGS: [Flag; 3] = [
     Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
 ];
 
+#[cfg(feature = "sm")]
+const LOGS_FLAGS: [Flag; 5] = [
+    Flag {
+        long: "follow",
+        short: Some('f'),
+        value: None,
+        only: None,
+        help: "go on with what is written, until Ctrl-C",
+    },
+    Flag {
+        long: "since",
+        short: None,
+        value: Some("TIME"),
+        only: None,
+        help: "earliest time: RFC 3339, or how long ago, such as 30m",
+    },
+    Flag {
+        long: "log-dir",
+        short: None,
+        value: Some("DIR"),
+        only: None,
+        help: "where the log files are, for a Service Manager that does not run",
+    },
+    Flag {
+        long: "run-dir",
+        short: None,
+        value: Some("DIR"),
+        only: None,
+        help: "where the daemons' status sockets are (default: $AOS_RUN_DIR, else /run/aos)",
+    },
+    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
+];
+
 const RECOVER_FLAGS: [Flag; 3] = [
     Flag {
         long: "token-file",
@@ -271,6 +307,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command> {
             }
             match word.as_str() {
                 "status" => status_command(&mut parser),
+                #[cfg(feature = "sm")]
+                "logs" => logs_command(&mut parser),
                 "keep" if cfg!(feature = "sm") => keep_command(&mut parser),
                 "help" => Ok(Command::Print(overview())),
                 _ => bail!("'{word}' is no command of this build; `aos --help` lists them"),
@@ -350,6 +388,28 @@ fn status_command(parser: &mut lexopt::Parser) -> Result<Command> {
     Ok(Command::Status { run_dir, json })
 }
 
+#[cfg(feature = "sm")]
+fn logs_command(parser: &mut lexopt::Parser) -> Result<Command> {
+    let mut query = crate::logs::Query { which: next_word(parser), ..Default::default() };
+    while let Some(flag) = next_flag(parser, &LOGS_FLAGS)? {
+        match flag.long {
+            "follow" => query.follow = true,
+            "since" => query.since = Some(parser.value()?.to_string_lossy().into_owned()),
+            "log-dir" => query.log_dir = Some(parser.value()?.into()),
+            "run-dir" => query.run_dir = Some(parser.value()?.into()),
+            _ => {
+                let about = "Shows what an instance of this node wrote, or all instances of an item; without a word what the\n\
+                             core components wrote. `aos status` lists the instances; the start of an id is enough.";
+                return Ok(Command::Print(help("aos logs [INSTANCE|ITEM]", about, &LOGS_FLAGS, None)));
+            }
+        }
+        if query.which.is_none() {
+            query.which = next_word(parser);
+        }
+    }
+    Ok(Command::Logs(query))
+}
+
 fn recover_command(parser: &mut lexopt::Parser) -> Result<Command> {
     let (mut token_file, mut run_dir) = (None, None);
     while let Some(flag) = next_flag(parser, &RECOVER_FLAGS)? {
@@ -411,6 +471,7 @@ fn overview() -> String {
     }
     text.push_str("  status   What runs here: cloud link, nodes, items, instances, certificates\n");
     if cfg!(feature = "sm") {
+        text.push_str("  logs     What an instance or the core components here wrote\n");
         text.push_str("  keep     Helper of the Service Manager that outlives it\n");
     }
     text.push_str("\n`aos COMMAND --help` shows a command's flags.\n");

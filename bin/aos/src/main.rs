@@ -5,6 +5,8 @@
 
 mod cli;
 mod iam;
+#[cfg(feature = "sm")]
+mod logs;
 mod status;
 
 use std::process::ExitCode;
@@ -30,6 +32,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Iam(query) => iam::show(&query),
         Command::Status { run_dir, json } => status::show(run_dir, json),
+        #[cfg(feature = "sm")]
+        Command::Logs(query) => logs::show(&query),
         #[cfg(feature = "iam")]
         Command::Recover { token_file, run_dir } => recover(token_file.as_deref(), run_dir),
         #[cfg(not(feature = "iam"))]

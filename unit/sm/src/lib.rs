@@ -33,7 +33,7 @@ use std::path::PathBuf;
 pub use app::{Surroundings, run_with, runtime_id};
 pub use config::{Config, ContainerConfig};
 pub use error::Error;
-pub use logprovider::{Shown, has_components, print_log};
+pub use logprovider::{Shown, has_components, print_log, since};
 
 /// Parts that tests run alone, without a Service Manager around them. No interface for anybody else.
 #[doc(hidden)]

@@ -43,6 +43,24 @@ fn a_word_after_iam_asks_the_one_that_runs() {
 }
 
 #[cfg(feature = "cm")]
+#[cfg(feature = "sm")]
+#[test]
+fn logs_may_be_named_before_and_after_their_flags() {
+    let query = |which: Option<&str>| crate::logs::Query {
+        which: which.map(str::to_owned),
+        follow: true,
+        since: Some("30m".to_owned()),
+        ..Default::default()
+    };
+    assert_eq!(read("aos logs -f --since 30m").unwrap(), Command::Logs(query(None)));
+    for line in
+        ["aos logs web -f --since 30m", "aos logs -f web --since=30m", "aos logs --follow --since 30m web"]
+    {
+        assert_eq!(read(line).unwrap(), Command::Logs(query(Some("web"))), "{line}");
+    }
+    assert!(read("aos logs web other").is_err());
+}
+
 #[test]
 fn mistakes_are_named() {
     assert!(read("aos cm --provisioning").unwrap_err().to_string().contains("not a flag of `aos cm`"));

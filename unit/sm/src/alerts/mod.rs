@@ -235,23 +235,21 @@ impl Source {
 
 impl Alerts {
     /// Alerts by these settings; log files of core components are in `dir`.
-    pub fn new(settings: Settings, dir: PathBuf, links: Links) -> Self {
-        let brake = Brake::new(Instant::now());
-        Self {
-            waiting: Waiting::default(),
-            links,
-            settings,
-            brake,
-            dir,
-            stored: None,
-            reached: None,
-            safe: None,
-        }
+    pub async fn open(settings: Settings, dir: PathBuf, links: Links) -> Self {
+        let stored = match links.database.fact(PLACE).await {
+            Ok(value) => value.and_then(|value| String::from_utf8(value).ok()),
+            Err(error) => {
+                tracing::warn!("how far the journal was read is not known: {}", error.info().message);
+                None
+            }
+        };
+        let (waiting, brake) = (Waiting::default(), Brake::new(Instant::now()));
+        Self { waiting, links, settings, brake, dir, stored, reached: None, safe: None }
     }
 
     /// Works until told to stop; how far the journal has been read is stored then, and every ten seconds.
     pub async fn run(mut self, stop: Shutdown) {
-        let mut source = self.source().await;
+        let mut source = self.source();
         let out = self.links.out.clone();
         let mut save = tokio::time::interval(SAVE_PERIOD);
         save.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -279,15 +277,8 @@ impl Alerts {
         self.save().await;
     }
 
-    async fn source(&mut self) -> Source {
-        let stored = match self.links.database.fact(PLACE).await {
-            Ok(value) => value.and_then(|value| String::from_utf8(value).ok()),
-            Err(error) => {
-                tracing::warn!("how far the journal was read is not known: {}", error.info().message);
-                None
-            }
-        };
-        self.stored.clone_from(&stored);
+    fn source(&mut self) -> Source {
+        let stored = self.stored.clone();
         if crate::journal::is_there() {
             // What was stored may be of a time without journal.
             let cursor = stored.filter(|cursor| !cursor.starts_with('{'));

@@ -41,11 +41,15 @@ pub struct OwnLogs {
 impl OwnLogs {
     /// From where `stored` says. Fails when the folder is not there.
     pub fn open(dir: PathBuf, stored: Option<&str>) -> Result<Self, Error> {
-        let failed = || Error::system(format!("watch {}", dir.display()));
+        let failed = || Error::system::<rustix::io::Errno>(format!("watch {}", dir.display()));
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(failed())?;
         let flags = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
         inotify::add_watch(&inotify, &dir, flags).map_err(failed())?;
-        let notices = AsyncFd::new(inotify).map_err(failed())?;
+        #[allow(
+            deprecated,
+            reason = "an OwnedFd is always the same open file, which is all that is asked for"
+        )]
+        let notices = AsyncFd::new(inotify).map_err(Error::file("watch", &dir))?;
         let mut logs = Self { dir, notices, places: Places::new(), look_at: None };
         match stored.and_then(|text| serde_json::from_str(text).ok()) {
             Some(places) => {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 
-async fn world(dir: &Path) -> (AlertSender, mpsc::Receiver<wire::Alert>, Links) {
+fn world(dir: &Path) -> (AlertSender, mpsc::Receiver<wire::Alert>, Links) {
     let (sender, queue) = AlertSender::channel();
     let (out, received) = mpsc::channel(1);
     let (watched, instances) = watch::channel(Arc::default());
@@ -22,9 +22,10 @@ fn ident() -> InstanceIdent {
 #[tokio::test]
 async fn the_newest_alerts_wait_until_they_are_taken() {
     let folder = tempfile::tempdir().unwrap();
-    let (sender, mut received, links) = world(folder.path()).await;
+    let (sender, mut received, links) = world(folder.path());
     let stop = Shutdown::new();
-    let task = tokio::spawn(Alerts::new(Settings::default(), "/none".into(), links).run(stop.child()));
+    let alerts = Alerts::open(Settings::default(), "/none".into(), links).await;
+    let task = tokio::spawn(alerts.run(stop.child()));
     for number in 0..200 {
         sender.instance(&ident(), "1.0.0", &format!("event {number}"));
         sender.instance(&ident(), "1.0.0", &format!("event {number}"));

@@ -16,6 +16,15 @@ pub type Next<'a> = Box<dyn FnMut(&mut Vec<u8>) -> Result<Option<u64>, Error> + 
 /// Adds the lines of all sources that are within the window, oldest first; those of one second in the order of
 /// the sources, those of one source in their own.
 pub fn merge(sources: Vec<Next<'_>>, window: Window, parts: &mut Parts) -> Result<(), Error> {
+    merged(sources, window, |at, line| parts.line(at, line))
+}
+
+/// The same, for anybody.
+pub fn merged(
+    sources: Vec<Next<'_>>,
+    window: Window,
+    mut put: impl FnMut(u64, &[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut open: Vec<(Next<'_>, Vec<u8>)> = sources.into_iter().map(|next| (next, Vec::new())).collect();
     let mut heads = BinaryHeap::new();
     for (index, (next, line)) in open.iter_mut().enumerate() {
@@ -23,7 +32,7 @@ pub fn merge(sources: Vec<Next<'_>>, window: Window, parts: &mut Parts) -> Resul
     }
     while let Some(Reverse((at, index))) = heads.pop() {
         let Some((next, line)) = open.get_mut(index) else { continue };
-        parts.line(at, line)?;
+        put(at, line)?;
         heads.extend(step(next, line, window)?.map(|at| Reverse((at, index))));
     }
     Ok(())

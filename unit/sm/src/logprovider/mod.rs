@@ -8,6 +8,7 @@
 mod files;
 mod journal;
 mod lines;
+mod local;
 mod merge;
 mod own;
 mod parts;
@@ -26,6 +27,7 @@ use crate::Error;
 use crate::launcher::Command;
 use crate::smclient::Outgoing;
 use lines::Window;
+pub use local::{Shown, has_components, print_log, since};
 use merge::{MAX_SOURCES, merge};
 pub use parts::Limits;
 use parts::{Packed, Parts};

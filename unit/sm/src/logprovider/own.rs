@@ -16,9 +16,18 @@ pub fn sources(dir: &Path, longest: usize) -> Vec<Next<'static>> {
     ownlog::present(dir).into_iter().map(|(core, paths)| lines(core, paths.into(), longest)).collect()
 }
 
+/// A line with the name of its component before it.
+pub fn named(core: Core, text: &[u8]) -> Vec<u8> {
+    let mut line = format!("aos-{} ", core.word().to_ascii_lowercase()).into_bytes();
+    line.extend_from_slice(text);
+    line
+}
+
+/// Longest name of a component with the blank after it, bytes.
+const NAME: usize = 8;
+
 fn lines(core: Core, mut paths: VecDeque<PathBuf>, longest: usize) -> Next<'static> {
-    let name = format!("aos-{} ", core.word().to_ascii_lowercase());
-    let longest = longest.saturating_sub(name.len()).max(1) as u64;
+    let longest = longest.saturating_sub(NAME).max(1) as u64;
     let mut reading: Option<(PathBuf, BufReader<File>)> = None;
     let mut at = 0;
     let mut text = Vec::new();
@@ -33,9 +42,7 @@ fn lines(core: Core, mut paths: VecDeque<PathBuf>, longest: usize) -> Next<'stat
                     }
                     let ours = ownlog::parse(&text);
                     at = ours.map_or(at, |ours| ours.at);
-                    line.clear();
-                    line.extend_from_slice(name.as_bytes());
-                    line.extend_from_slice(ours.map_or(text.as_slice(), |ours| ours.text.as_bytes()));
+                    *line = named(core, ours.map_or(text.as_slice(), |ours| ours.text.as_bytes()));
                     return Ok(Some(at));
                 }
             }

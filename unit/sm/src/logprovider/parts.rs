@@ -137,7 +137,8 @@ impl Packed {
     }
 }
 
-fn stamp(at: u64) -> String {
+/// `YYYYMMDDhhmmssZ`.
+pub fn stamp(at: u64) -> String {
     let time =
         i64::try_from(at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok()).unwrap_or_default();
     time.strftime("%Y%m%d%H%M%SZ").to_string()

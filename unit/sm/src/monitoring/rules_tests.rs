@@ -18,7 +18,7 @@ fn play(rule: Rule, values: &[u64]) -> Vec<(usize, QuotaStatus)> {
 }
 
 fn rule(min: u64, max: u64, seconds: u64) -> Rule {
-    Rule { min, max, timeout: seconds * SECOND }
+    Rule { min, max, timeout: Duration::from_secs(seconds) }
 }
 
 // SM-61, SM-62
@@ -129,8 +129,8 @@ fn rules_of_nodes_and_instances_become_points() {
     assert_eq!(of_instance(&params, &totals()), expected);
     assert_eq!(of_instance(&wire::MonitoringParameters::default(), &totals()), Wanted::new());
 
-    let text = r#"{"cpu": {"minTimeout": "PT0.5S", "minThreshold": 12.5, "maxThreshold": 55},
-        "ram": {"minTimeout": "PT0.5S", "minThreshold": 0.1, "maxThreshold": 100},
+    let text = r#"{"cpu": {"minTimeout": "500ms", "minThreshold": 12.5, "maxThreshold": 55},
+        "ram": {"minTimeout": "500ms", "minThreshold": 0.1, "maxThreshold": 100},
         "partitions": [{"name": "storages", "minThreshold": 10, "maxThreshold": 20},
                        {"name": "nobody's", "minThreshold": 10, "maxThreshold": 20}],
         "download": {"minThreshold": 7, "maxThreshold": 9}}"#;

@@ -150,12 +150,13 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
     let (alerts_out, alerts_for_cm) = mpsc::channel(1);
     let alert_database = database.clone();
     let storages = config.containers.iter().map(|container| container.storage_dir.clone()).collect();
+    let quotas = Quotas::new(config.disk_quotas, storages);
     let parts = Parts {
         runtimes,
         images,
         networks: networks.clone(),
         resources,
-        quotas: Quotas::new(config.disk_quotas, storages),
+        quotas: quotas.clone(),
         permissions,
         database,
         outgoing: outgoing.clone(),
@@ -183,6 +184,8 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         outgoing: outgoing.clone(),
         connected: connection.clone(),
         alerts,
+        networks: Some(networks.clone()),
+        quotas: quotas.clone(),
     };
     let (monitoring, monitoring_task) = Monitoring::open(measured(&node, &config), links)?;
     keep_running(tree, "monitoring", monitoring_task);

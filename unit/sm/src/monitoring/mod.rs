@@ -3,7 +3,8 @@
 //! One task reads everything each poll period in one pass over files that stay open (`readers`); no program is
 //! run. What the figures mean is decided by pure parts: `sample` (averages, sums), `rules` (alerts) and `book`.
 //! Measured are instances that run and have monitoring parameters; one that cannot be read is left out of that
-//! sample. At most 256 instances.
+//! sample. Traffic comes from the packet filter's counters, disk usage from those of quotas. At most 256
+//! instances.
 
 mod book;
 mod readers;
@@ -24,7 +25,9 @@ use wire::sm_outgoing_messages::SmOutgoingMessage as Wire;
 use crate::Error;
 use crate::alerts::AlertSender;
 use crate::launcher::Watched;
+use crate::networkmanager::{NetworkManager, Traffic};
 use crate::nodeconfig::NodeConfigFile;
+use crate::resourcemanager::quotas::Quotas;
 use crate::smclient::Outgoing;
 use book::{Book, Subject};
 use readers::{InstanceReader, NodeReader};
@@ -37,6 +40,11 @@ pub use readers::oom_kills;
 const MAX_PARTITIONS: usize = 4;
 /// Most instances measured.
 const MAX_INSTANCES: usize = 256;
+/// Names under which an instance's storage and state are told.
+const STORAGES: &str = "storages";
+const STATES: &str = "states";
+/// What a failure of the traffic counters is noted as.
+const TRAFFIC: &str = "traffic";
 /// Requests that may wait.
 const QUEUE: usize = 8;
 
@@ -91,6 +99,10 @@ pub struct Links {
     pub connected: watch::Receiver<bool>,
     /// Alerts.
     pub alerts: AlertSender,
+    /// Who counts traffic.
+    pub networks: Option<NetworkManager>,
+    /// Who counts what instances take on disk.
+    pub quotas: Quotas,
 }
 
 impl Monitoring {
@@ -187,7 +199,8 @@ impl Task {
             .collect();
         self.readers.retain(|id, _| subjects.contains_key(id));
         let partitions = &self.settings.partitions;
-        let lasts = |name: &str| name.is_empty() || partitions.iter().any(|one| one.name == name);
+        let lasts =
+            |name: &str| matches!(name, "" | TRAFFIC) || partitions.iter().any(|one| one.name == name);
         self.noted.retain(|name| subjects.contains_key(name) || lasts(name));
         self.book.set_instances(subjects);
     }
@@ -233,11 +246,15 @@ impl Task {
                 Err(error) => self.note(&name.clone(), &error),
             }
         }
+        let traffic = self.traffic().await;
+        node.traffic = traffic.as_ref().map(|all| (all.system.download, all.system.upload));
         let watched = Arc::clone(&self.watched);
         let mut instances = BTreeMap::new();
         for one in measured(&watched) {
             match self.read_instance(one) {
-                Ok(Some(sample)) => {
+                Ok(Some(mut sample)) => {
+                    let counted = traffic.as_ref().and_then(|all| all.instances.get(&one.id));
+                    sample.traffic = counted.map(|one| (one.download, one.upload));
                     instances.insert(one.id.clone(), sample);
                 }
                 Ok(None) => {}
@@ -250,6 +267,18 @@ impl Task {
         (node, instances)
     }
 
+    /// Bytes of the present period; `None` when nobody counts.
+    async fn traffic(&mut self) -> Option<Traffic> {
+        let networks = self.links.networks.clone()?;
+        match networks.traffic().await {
+            Ok(traffic) => Some(traffic),
+            Err(error) => {
+                self.note(TRAFFIC, &error);
+                None
+            }
+        }
+    }
+
     fn read_instance(&mut self, one: &Watched) -> Result<Option<Sample>, Error> {
         let known = self.readers.get(&one.id).is_some_and(|(pid, _)| *pid == one.pid);
         if !known {
@@ -260,7 +289,10 @@ impl Task {
         let Some(load) = load else { return Ok(None) };
         #[allow(clippy::cast_precision_loss, reason = "DMIPS are far below 2^53")]
         let cpu = load * self.settings.dmips as f64 / f64::from(self.threads);
-        Ok(Some(Sample { cpu, ram, ..Sample::default() }))
+        let usage = self.links.quotas.usage(one.uid, one.storage.as_deref(), one.state_file.as_deref());
+        let on_disk = [(STORAGES, usage.storage), (STATES, usage.state)];
+        let partitions = on_disk.into_iter().filter_map(|(name, used)| Some((name.to_owned(), used?)));
+        Ok(Some(Sample { cpu, ram, traffic: None, partitions: partitions.collect() }))
     }
 
     /// Once for each, until it works again or is gone.

@@ -43,6 +43,8 @@ fn world() -> World {
         outgoing: outgoing_in,
         connected: connection,
         alerts: alerts_in,
+        networks: None,
+        quotas: Quotas::default(),
     };
     let (monitoring, task) = Monitoring::open(settings, links).unwrap();
     World { folder, watched, monitoring, outgoing, connected, alerts, _task: tokio::spawn(task) }

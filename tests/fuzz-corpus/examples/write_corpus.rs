@@ -30,6 +30,7 @@ fn main() {
     session(&frames);
     documents();
     sealed();
+    layers();
 }
 
 fn keep(corpus: &str, name: &str, bytes: &[u8]) {
@@ -144,6 +145,51 @@ fn session(frames: &[(String, Vec<u8>)]) {
         let silent: Vec<u8> = (0..40).flat_map(|number| [5, number * 6, 11, 255, 4, 0]).collect();
         keep("session", &format!("silent-{end}"), &[&[end, 0, 0][..], &silent].concat());
     }
+}
+
+/// Layers: scripts of entries, honest and hostile, and streams as tools write them.
+fn layers() {
+    for (name, script) in [
+        (
+            "honest",
+            "5\tbin\n0\tbin/a\t\ttext\n2\tbin/b\ta\n1\thard\tbin/a\n6\tpipe\n0\td/.wh.gone\n0\td/.wh..wh..opq",
+        ),
+        ("climbing", "0\t../outside/new\t\tx\n0\ta/../../outside/file\t\tx"),
+        ("absolute", "0\t@OUT/new\t\tx\n5\t@OUT/dir"),
+        ("through-a-link", "2\tdoor\t@OUT\n0\tdoor/new\t\tx\n0\tdoor/.wh.file\n0\tdoor/.wh..wh..opq"),
+        ("relative-link", "2\tdoor\t../outside\n0\tdoor/file\t\tx"),
+        ("replaced-by-a-link", "5\td\n0\td/a\t\tx\n5\te\n2\te\t@OUT\n0\te/file\t\tx"),
+        (
+            "hard-link-outside",
+            "1\tevil\t@OUT/file\n1\tevil2\t../outside/file\n2\tl\t@OUT/file\n1\tevil3\tl\n0\tevil3\t\tx",
+        ),
+        ("devices", "3\tnull\n4\tdisk\n7\tcontiguous\t\tx\nS\tsparse\t\tx\nV\tvolume"),
+        ("circles", "2\ta\tb\n2\tb\ta\n2\ts\ts\n0\ta/x\t\tx\n1\ta\ta"),
+        ("duplicates", "0\ta\t\t1\n5\ta\n0\ta\t\t2\n0\t.wh.a\n5\ta\n2\ta\tb\n0\ta/b\t\tx"),
+        ("whiteouts", "0\t.wh.a\n5\ta\n0\ta/.wh..wh..opq\n0\t.wh..\n0\t.wh...\n0\t.wh.\n0\t.wh.x/y"),
+        (
+            "headers",
+            "L\t././@LongLink\t\tlonger-name\n0\tshort\t\tx\nx\tpax\t\t16 path=../evil\n\n0\ta\t\tx\ng\tglobal\t\t10 a=bcd\n",
+        ),
+    ] {
+        keep("layer", name, format!("S{script}").as_bytes());
+    }
+    let deep = format!("S0\t{}x\t\ty", "d/".repeat(200));
+    keep("layer", "deep", deep.as_bytes());
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, kind) in [("dir/", tar::EntryType::Directory), ("dir/file", tar::EntryType::Regular)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(if kind.is_file() { 4 } else { 0 });
+        builder.append_data(&mut header, name, &b"text"[..if kind.is_file() { 4 } else { 0 }]).unwrap();
+    }
+    let stream = builder.into_inner().unwrap();
+    keep("layer", "tar", &[b"T", stream.as_slice()].concat());
+    let mut gzip = flate2::write::GzEncoder::new(b"G".to_vec(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gzip, &stream).unwrap();
+    keep("layer", "gzip", &gzip.finish().unwrap());
+    keep("layer", "zstd", &[b"Z".to_vec(), zstd::encode_all(stream.as_slice(), 3).unwrap()].concat());
 }
 
 fn documents() {

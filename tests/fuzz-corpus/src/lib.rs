@@ -13,6 +13,7 @@ mod targets;
 
 pub use targets::deployable::{target_certificate_chain, target_cms, target_item_format};
 pub use targets::discovery::{target_discovery_request, target_discovery_response};
+pub use targets::layer::target_layer;
 pub use targets::messages::{
     target_acks, target_alerts, target_blobs, target_certificates, target_desired, target_env_vars,
     target_envelope, target_logs, target_monitoring, target_provisioning, target_state, target_status,
@@ -61,4 +62,5 @@ targets! {
     certificate_chain target_certificate_chain "certificate_chain",
     item_format target_item_format "item_format",
     names target_names "names",
+    layer target_layer "layer",
 }

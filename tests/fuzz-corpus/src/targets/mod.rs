@@ -1,5 +1,6 @@
 pub(crate) mod deployable;
 pub(crate) mod discovery;
+pub(crate) mod layer;
 pub(crate) mod messages;
 pub(crate) mod names;
 pub(crate) mod session;

@@ -19,7 +19,7 @@ setup: ## install the Debian packages that are missing (needs root; starts no se
 
 build: setup ## build the programs, release
 	@echo "== building the programs (release; the first time takes a few minutes)"
-	$(CARGO) build --release --locked -p aos -p aos-cloud -p aosctl -p aos-testbed -p aos-sim
+	$(CARGO) build --release --locked -p aos -p aos-cloud -p aosctl -p aos-testbed -p aos-install-bench -p aos-sim
 
 demo: build ## run cloud and one Unit, deploy a service, call it (stays until Ctrl-C)
 	@DEMO_EXIT=$(DEMO_EXIT) target/release/aos-demo

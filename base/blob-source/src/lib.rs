@@ -16,6 +16,7 @@ mod reader;
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -159,7 +160,6 @@ fn unescaped(path: &str) -> PathBuf {
             rest = tail;
         }
     }
-    use std::os::unix::ffi::OsStringExt as _;
     std::ffi::OsString::from_vec(bytes).into()
 }
 

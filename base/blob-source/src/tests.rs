@@ -176,8 +176,8 @@ async fn small_blobs_are_fetched_whole_and_bounded() {
     let server = serve(&[Manner::Good]);
     let dialer = Dialer::default();
     let size = content().len() as u64;
-    assert!(dialer.fetch(&[server.url.clone()], None, size).await.unwrap() == content());
-    let error = dialer.fetch(&[server.url.clone()], None, size - 1).await.unwrap_err();
+    assert!(dialer.fetch(std::slice::from_ref(&server.url), None, size).await.unwrap() == content());
+    let error = dialer.fetch(std::slice::from_ref(&server.url), None, size - 1).await.unwrap_err();
     assert!(matches!(error, SourceError::TooLong { .. }), "{error}");
 }
 
@@ -186,7 +186,7 @@ async fn a_stopped_reading_ends() {
     let server = serve(&[Manner::Good]);
     let stop = Stop::default();
     let (mut reader, pump) =
-        Dialer::default().open(&[server.url.clone()], content().len() as u64, 0, &stop).unwrap();
+        Dialer::default().open(std::slice::from_ref(&server.url), content().len() as u64, 0, &stop).unwrap();
     drop(pump);
     let ended = tokio::task::spawn_blocking(move || reader.read(&mut [0; 10])).await.unwrap();
     assert!(ended.unwrap_err().to_string().contains("stopped"));

@@ -39,13 +39,15 @@ pub use logprovider::{Shown, has_components, print_log, since};
 #[doc(hidden)]
 pub mod parts {
     pub use crate::config::SeccompChoice;
-    pub use crate::imagemanager::Image;
+    pub use crate::database::Database;
+    pub use crate::imagemanager::{Image, ImageManager, RawBlob, Retention};
     pub use crate::instance::InstanceInfo;
     pub use crate::networkmanager::Prepared;
     pub use crate::permissions::Secret;
     pub use crate::resourcemanager::{Attached, Device};
     pub use crate::runtimes::container::{ContainerRuntime, NodeFigures};
     pub use crate::runtimes::keeper::{Flood, Keeper, Known};
+    pub use crate::smclient::CmCalls;
     pub use crate::runtimes::{Alive, CgroupPaths, Data, Grace, Runtime, StartJob};
 }
 

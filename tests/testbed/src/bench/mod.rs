@@ -2,6 +2,7 @@
 
 pub mod gateway;
 pub mod iam;
+pub mod install;
 pub mod linkdown;
 pub mod protocol;
 mod rows;
@@ -16,10 +17,11 @@ use crate::Result;
 pub type Group = (&'static str, fn(&mut Rows) -> Result<()>);
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 6] = [
+pub const GROUPS: [Group; 7] = [
     ("protocol", protocol::run),
     ("unit", unit::run),
     ("services", services::run),
+    ("install", install::run),
     ("iam", iam::run),
     ("linkdown", linkdown::run),
     ("gateway", gateway::run),

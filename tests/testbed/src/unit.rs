@@ -1,6 +1,7 @@
 //! A Unit with one node in a box: IAM, CM and SM as processes, keys in a SoftHSM of its own.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -53,6 +54,7 @@ pub struct Unit {
     system_id: String,
     places: Places,
     daemons: BTreeMap<Daemon, Process>,
+    environment: BTreeMap<String, OsString>,
     to_cloud: Vec<Link>,
     to_iam: Link,
     node: NodeBox,
@@ -69,7 +71,8 @@ impl Unit {
             to_cloud.push(Link::outward(&node, port)?);
         }
         let to_iam = Link::inward(&node, SocketAddr::from(([127, 0, 0, 1], IAM_PROTECTED)))?;
-        Ok(Self { system_id: system_id.to_owned(), places, daemons: BTreeMap::new(), to_cloud, to_iam, node })
+        let (daemons, environment) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { system_id: system_id.to_owned(), places, daemons, environment, to_cloud, to_iam, node })
     }
 
     /// Its identity.
@@ -144,9 +147,15 @@ impl Unit {
         Ok(())
     }
 
+    /// Gives all daemons a variable of the environment, from their next start on.
+    pub fn set_env(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.insert(name.to_owned(), value.into());
+    }
+
     fn launch(&mut self, daemon: Daemon, more: &[&str]) -> Result<()> {
         let mut command = self.command(binaries::find("aos")?)?;
         command
+            .envs(&self.environment)
             .args([daemon.word(), "-c"])
             .arg(self.places.path(&format!("{}.cfg", daemon.word())))
             .args(more);

@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::rig::Authority;
 
 pub const UNIT: &str = "unit-under-test";
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
+const YEAR: Duration = Duration::from_hours(365 * 24);
 
 #[derive(Default)]
 pub struct Record {

@@ -33,22 +33,18 @@ impl<'a> Mortal<'a> {
         Self { rig, daemon, deaths }
     }
 
-    /// Keeps the daemon running; never ends.
-    async fn tend(&mut self) {
+    /// Does `work` while the daemon is kept running. A start is never broken off.
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
         loop {
             if self.daemon.as_mut().is_none_or(Daemon::has_ended) {
                 self.deaths += u32::from(self.daemon.take().is_some());
                 self.daemon = Some(self.rig.start(mode(self.rig)).await);
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Does `work` while the daemon is kept running.
-    async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
-        tokio::select! {
-            done = work => done,
-            () = self.tend() => unreachable!(),
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
         }
     }
 
@@ -65,7 +61,7 @@ impl<'a> Mortal<'a> {
 async fn unit(rig: &Rig, sign: impl Fn(&Authority, &str, &str) -> String) -> Unit {
     let quick = |config: &mut serde_json::Value| {
         let modules = config["certModules"].as_array_mut().unwrap();
-        modules.truncate(4);
+        modules.truncate(3);
         modules[1]["algorithm"] = json!("ecc");
         config["authorizeCallers"] = json!(false);
     };
@@ -223,7 +219,7 @@ fn the_main_node_may_die_whenever_it_works_for_another() {
                     }
                 }
                 node.during(async {
-                    eventually("state", async || unit.second.path("state").exists().then_some(())).await
+                    eventually("state", async || unit.second.path("state").exists().then_some(())).await;
                 })
                 .await;
             };
@@ -280,7 +276,7 @@ fn what_has_ended_is_recovered_whenever_the_main_node_dies() {
         at_every_step(&rig, async |die_at| {
             let mut main = Mortal::start(&rig, die_at).await;
             let work = eventually("new certificates and the time", async || {
-                for cert_type in ["online", "iam", "cm"] {
+                for cert_type in ["online", "iam"] {
                     newest_at(&rig, &unit.public, cert_type).await?;
                     stored(&rig, cert_type)?;
                 }
@@ -294,7 +290,7 @@ fn what_has_ended_is_recovered_whenever_the_main_node_dies() {
             let (complete, loose) = inside(&rig, &["aoscore", "aoscloud"]);
             assert_eq!(complete, rows(&rig, "certificates"), "{}", now(&rig));
             // A key whose certificate was lost with its answer waits for the next exchange, as do parts of it.
-            assert!(complete >= 7 && loose <= 3 * 3, "{complete} {loose} {}", now(&rig));
+            assert!(complete >= 5 && loose <= 2 * 3, "{complete} {loose} {}", now(&rig));
             deaths
         })
         .await;

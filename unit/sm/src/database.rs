@@ -321,6 +321,7 @@ mod tests {
             storage_path: String::new(),
             state_path: "st".into(),
             env: vec![("A".into(), "B".into())],
+            refused_env: vec![],
             monitoring: Some(vec![1, 2]),
         }
     }

@@ -26,8 +26,11 @@ pub struct InstanceInfo {
     pub storage_path: String,
     /// State file below the runtime's state folder; empty for none.
     pub state_path: String,
-    /// Variables the cloud overrides, name and value.
+    /// Variables the cloud overrides, name and value; each name once, sorted.
     pub env: Vec<(String, String)>,
+    /// Variables that cannot be set: name and reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_env: Vec<(String, String)>,
     /// Monitoring parameters as they came, encoded; only compared.
     pub monitoring: Option<Vec<u8>>,
 }
@@ -36,10 +39,13 @@ impl InstanceInfo {
     /// True when a process started for this wish does for the other one as well. What only says how the
     /// process is looked at, its priority and its monitoring, needs no other process.
     pub fn same_process(&self, other: &Self) -> bool {
-        let Self { ident, version, manifest, owner, runtime, uid, gid, storage_path, state_path, env, .. } =
-            self;
-        (ident, version, manifest, owner, runtime) == (&other.ident, &other.version, &other.manifest, &other.owner, &other.runtime)
-            && (uid, gid, storage_path, state_path, env) == (&other.uid, &other.gid, &other.storage_path, &other.state_path, &other.env)
+        let Self {
+            ident, version, manifest, owner, runtime, uid, gid, storage_path, state_path, env, ..
+        } = self;
+        (ident, version, manifest, owner, runtime)
+            == (&other.ident, &other.version, &other.manifest, &other.owner, &other.runtime)
+            && (uid, gid, storage_path, state_path, env)
+                == (&other.uid, &other.gid, &other.storage_path, &other.state_path, &other.env)
     }
 
     /// The instance ID (UUID) that names container, cgroup and network namespace.

@@ -194,6 +194,13 @@ impl Core {
             if let Some(entry) = self.entries.get_mut(ident) {
                 // Asking again is asking for another try.
                 entry.rejected = None;
+                if entry.phase == Phase::Preparing
+                    && entry.preparing.is_some_and(|manifest| {
+                        entry.wish.as_ref().is_none_or(|wish| wish.manifest != manifest)
+                    })
+                {
+                    actions.push(Action::Abandon(ident.clone()));
+                }
                 if matches!(entry.phase, Phase::Stopping(Why::Unhealthy | Why::GivenUp)) {
                     entry.phase = Phase::Stopping(Why::Replace);
                     entry.failure = None;

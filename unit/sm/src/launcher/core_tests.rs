@@ -27,6 +27,7 @@ fn info(instance: u64, version: &str) -> InstanceInfo {
         storage_path: String::new(),
         state_path: String::new(),
         env: vec![],
+        refused_env: vec![],
         monitoring: None,
     }
 }
@@ -106,6 +107,7 @@ fn orders(actions: &[Action]) -> Vec<&'static str> {
         Action::Start(_) => "start",
         Action::Stop { why: Why::Remove, .. } => "remove",
         Action::Stop { .. } => "stop",
+        Action::Abandon(_) => "abandon",
         Action::Probe { .. } => "probe",
         Action::Ready { .. } => "ready",
         Action::Offline(_) => "offline",
@@ -821,4 +823,21 @@ fn changed_variables_restart_their_instance_only() {
         !orders(&bench.want(&[changed, other])).contains(&"prepare"),
         "the same once more changes nothing"
     );
+}
+
+// What is being fetched for a wish of yesterday does not hold up the one of today.
+#[test]
+fn an_image_nobody_wants_any_more_is_not_waited_for() {
+    let mut bench = Bench::new();
+    let (old, new) = (info(0, "1.0.0"), info(0, "2.0.0"));
+    bench.want_one(&old);
+    assert_eq!(orders(&bench.want_one(&new)), ["store", "abandon", "report"]);
+    let actions = bench.on(Event::Prepared(Box::new(old.clone()), Err(failure("given up", false))));
+    assert_eq!(orders(&actions).first(), Some(&"prepare"));
+    assert_eq!(bench.status(&new).error, None);
+    // Other variables with the same image need nothing else.
+    let same = InstanceInfo { env: vec![("A".into(), "B".into())], ..new.clone() };
+    assert!(!orders(&bench.want_one(&same)).contains(&"abandon"));
+    let stop = Event::Update { start: vec![], stop: vec![old.ident] };
+    assert!(orders(&bench.on(stop)).contains(&"abandon"));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use aos_ids::ItemKind;
+use aos_ids::{Digest, ItemKind};
 use aos_status::{AosCode, ErrorInfo, InstanceState};
 
 use super::events::{Action, Ended, Facts, Failure, FailureKind, Status, Why};
@@ -39,6 +39,8 @@ pub struct Entry {
     /// The last wish, for reports.
     pub last: InstanceInfo,
     pub phase: Phase,
+    /// The image that is being fetched, or was last.
+    pub preparing: Option<Digest>,
     /// What runs, and its process.
     pub running: Option<(InstanceInfo, i32)>,
     /// A wish that did not work while something else runs or nothing does.
@@ -66,6 +68,7 @@ impl Entry {
             wish: Some(info.clone()),
             last: info,
             phase: Phase::Down,
+            preparing: None,
             running: None,
             rejected: None,
             failure: None,
@@ -128,6 +131,7 @@ impl Entry {
             return;
         }
         self.phase = Phase::Preparing;
+        self.preparing = Some(wish.manifest);
         actions.push(Action::Prepare(Box::new(wish.clone())));
     }
 

@@ -142,6 +142,8 @@ pub enum Action {
     },
     /// Get the image.
     Prepare(Box<InstanceInfo>),
+    /// The image being fetched for an instance is not wanted any more.
+    Abandon(InstanceIdent),
     /// Set up the network and run the container.
     Start(Box<InstanceInfo>),
     /// Stop and clean up whatever there is.

@@ -27,7 +27,7 @@ use aos_keep::protocol::Exit;
 use aos_status::{AosCode, ErrorInfo, InstanceState};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 
 use crate::database::ident_key;
 use crate::imagemanager::Image;
@@ -75,7 +75,7 @@ pub struct Launcher {
     first: Vec<Found>,
     queue: Queue<Order, Done>,
     /// What is being done, so that an order that breaks is known.
-    open: BTreeMap<Id, Order>,
+    open: BTreeMap<Id, (Order, AbortHandle)>,
     /// Images that were prepared, until their start.
     images: BTreeMap<InstanceIdent, Arc<Image>>,
     starts: BTreeMap<String, u64>,
@@ -152,9 +152,11 @@ impl Launcher {
                         self.on_done(done)
                     }
                     Err(error) => {
-                        tracing::error!("an order of the launcher broke: {error}");
+                        if !error.is_cancelled() {
+                            tracing::error!("an order of the launcher broke: {error}");
+                        }
                         match self.open.remove(&error.id()) {
-                            Some(order) => order.broken(),
+                            Some((order, _)) => order.broken(),
                             None => continue,
                         }
                     }
@@ -176,7 +178,7 @@ impl Launcher {
     fn dispatch(&mut self, jobs: &mut Jobs) {
         for (order, work) in self.queue.take() {
             let handle = jobs.spawn(work);
-            self.open.insert(handle.id(), order);
+            self.open.insert(handle.id(), (order, handle));
         }
     }
 
@@ -296,10 +298,19 @@ impl Launcher {
             "startMs": self.start_times.get(&status.info.ident),
             "error": status.error,
             "ip": addresses.get(&id),
+            "log": self.workshop.runtime(&status.info.runtime).ok().map(|runtime| runtime.log_path(&id)),
         })
     }
 
     async fn take(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            self.take_one(event, &mut events).await;
+        }
+    }
+
+    /// Carries out what follows from an event; `more` gets the events that follow at once.
+    async fn take_one(&mut self, event: Event, more: &mut Vec<Event>) {
         let stopped = if let Event::Stopped(ident, _) = &event { Some(ident.clone()) } else { None };
         let mut changed = false;
         for action in self.core.on(Instant::now(), event) {
@@ -310,6 +321,7 @@ impl Launcher {
                         (u64::MAX - info.priority, Arc::clone(&self.workshop).prepare(info.clone()));
                     self.queue.push(Pool::Prepare, rank, Order::Prepare(info), Box::pin(work));
                 }
+                Action::Abandon(ident) => more.extend(self.abandon(&ident)),
                 Action::Start(info) => {
                     let image = self.images.remove(&info.ident);
                     let pool = Pool::Start(info.runtime.clone());
@@ -355,6 +367,16 @@ impl Launcher {
         if changed {
             self.publish();
         }
+    }
+
+    /// Ends the fetching of an image; the order's end is told at once, or by the job.
+    fn abandon(&mut self, ident: &InstanceIdent) -> Option<Event> {
+        let is_it = |order: &Order| matches!(order, Order::Prepare(info) if info.ident == *ident);
+        if let Some((_, handle)) = self.open.values().find(|(order, _)| is_it(order)) {
+            handle.abort();
+            return None;
+        }
+        self.queue.withdraw(&Pool::Prepare, is_it).map(Order::broken)
     }
 
     fn report(&mut self, statuses: Vec<Status>) {

@@ -78,6 +78,13 @@ impl<L, T: 'static> Queue<L, T> {
         self.waiting.entry(pool).or_default().insert((rank, self.next), (label, work));
     }
 
+    /// Takes an order out that still waits.
+    pub fn withdraw(&mut self, pool: &Pool, which: impl Fn(&L) -> bool) -> Option<L> {
+        let waiting = self.waiting.get_mut(pool)?;
+        let key = *waiting.iter().find(|(_, (label, _))| which(label))?.0;
+        waiting.remove(&key).map(|(label, _)| label)
+    }
+
     /// The orders that may be carried out now.
     pub fn take(&mut self) -> Vec<(L, impl Future<Output = T> + Send + use<L, T>)> {
         while let Ok(pool) = self.freed.try_recv() {

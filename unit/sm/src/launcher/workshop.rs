@@ -126,6 +126,8 @@ impl Workshop {
 
     async fn secret(&self, info: &InstanceInfo, item: &ItemConfig) -> Result<Option<Secret>, Error> {
         if item.permissions.is_empty() {
+            // A version before this one may have had some.
+            self.permissions.unregister(&info.ident).await?;
             return Ok(None);
         }
         self.permissions.register(&info.ident, &item.permissions).await.map(Some)

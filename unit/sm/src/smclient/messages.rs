@@ -1,7 +1,9 @@
 //! Between the wire's messages and our types. Pure.
 
+use std::collections::BTreeMap;
+
 use aos_ids::{Digest, InstanceIdent};
-use aos_status::InstanceState;
+use aos_status::{AosCode, ErrorInfo, InstanceState};
 use aos_unit_api::convert::{error_to_wire, instance};
 use aos_unit_api::servicemanager::v5 as wire;
 use prost::Message;
@@ -10,6 +12,11 @@ use wire::sm_outgoing_messages::SmOutgoingMessage as Wire;
 use crate::Error;
 use crate::instance::InstanceInfo;
 use crate::launcher::Status;
+
+/// Longest variable the kernel takes, bytes.
+const MAX_VARIABLE: usize = 128 * 1024 - 2;
+/// Longest part of a refused name that is told.
+const MAX_NAME: usize = 64;
 
 /// Statuses that changed.
 pub fn instances(statuses: &[Status]) -> Wire {
@@ -27,7 +34,12 @@ fn status(status: &Status) -> wire::InstanceStatus {
     let Status { info, state, error, .. } = status;
     let env_vars = match state {
         InstanceState::Active => {
-            info.env.iter().map(|(name, _)| wire::EnvVarStatus { name: name.clone(), error: None }).collect()
+            let set = info.env.iter().map(|(name, _)| wire::EnvVarStatus { name: name.clone(), error: None });
+            let refused = info.refused_env.iter().map(|(name, reason)| wire::EnvVarStatus {
+                name: name.clone(),
+                error: error_to_wire(Some(ErrorInfo::new(AosCode::InvalidArgument, reason.clone()))),
+            });
+            set.chain(refused).collect()
         }
         _ => Vec::new(),
     };
@@ -74,11 +86,7 @@ fn checked(info: wire::InstanceInfo) -> Result<InstanceInfo, Error> {
     if info.owner_id.is_empty() || info.owner_id.len() > 64 {
         return Err(refused(&name, "the owner has no usable identifier"));
     }
-    for variable in &info.env_vars {
-        if variable.name.is_empty() || variable.name.contains(['=', '\0']) || variable.value.contains('\0') {
-            return Err(refused(&name, "a variable is not usable"));
-        }
-    }
+    let (env, refused_env) = variables(info.env_vars);
     Ok(InstanceInfo {
         ident,
         version: info.version,
@@ -90,9 +98,36 @@ fn checked(info: wire::InstanceInfo) -> Result<InstanceInfo, Error> {
         priority: info.priority,
         storage_path: info.storage_path,
         state_path: info.state_path,
-        env: info.env_vars.into_iter().map(|variable| (variable.name, variable.value)).collect(),
+        env,
+        refused_env,
         monitoring: info.monitoring_parameters.map(|parameters| parameters.encode_to_vec()),
     })
+}
+
+/// A variable with its value, or with the reason why it cannot be set.
+type Named = (String, String);
+
+/// The variables that can be set, each once (the last one counts) and sorted, so that another order is no other
+/// wish; and those that cannot, with the reason.
+fn variables(given: Vec<wire::EnvVarInfo>) -> (Vec<Named>, Vec<Named>) {
+    let mut good = BTreeMap::new();
+    let mut bad = BTreeMap::new();
+    for wire::EnvVarInfo { name, value } in given {
+        let reason = if name.is_empty() {
+            "it has no name"
+        } else if name.contains(['=', '\0']) {
+            "its name has a character that no name may have"
+        } else if value.contains('\0') {
+            "its value has a zero byte"
+        } else if name.len() + value.len() > MAX_VARIABLE {
+            "it is too long"
+        } else {
+            good.insert(name, value);
+            continue;
+        };
+        bad.insert(name.escape_debug().take(MAX_NAME).collect(), reason.to_owned());
+    }
+    (good.into_iter().collect(), bad.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -129,5 +164,28 @@ mod tests {
         assert_eq!(start.iter().map(|info| info.ident.instance).collect::<Vec<_>>(), [0]);
         assert!(stop.is_empty());
         assert_eq!(refused.len(), 3);
+    }
+
+    // Each variable has a result of its own; a bad one spoils neither the others nor the instance.
+    #[test]
+    fn a_bad_variable_is_told_and_the_others_are_set() {
+        let mut wish = wish(0, &format!("sha256:{}", "a".repeat(64)));
+        let variable = |name: &str, value: &str| wire::EnvVarInfo { name: name.into(), value: value.into() };
+        wish.env_vars = vec![
+            variable("B", "1"),
+            variable("A", "2"),
+            variable("X=Y", "3"),
+            variable("Z", "a\0b"),
+            variable("B", "4"),
+        ];
+        let info = checked(wish).unwrap();
+        assert_eq!(info.env, [("A".to_owned(), "2".to_owned()), ("B".to_owned(), "4".to_owned())]);
+        let active = Status { info, state: InstanceState::Active, error: None, pid: Some(1) };
+        let told = status(&active).env_vars;
+        let bad: Vec<(&str, bool)> = told
+            .iter()
+            .map(|one| (one.name.as_str(), one.error.as_ref().is_some_and(|e| e.aos_code == 6)))
+            .collect();
+        assert_eq!(bad, [("A", false), ("B", false), ("X=Y", true), ("Z", true)]);
     }
 }

@@ -34,6 +34,7 @@ fn info() -> InstanceInfo {
         storage_path: String::new(),
         state_path: String::new(),
         env: vec![("A".into(), "override".into())],
+        refused_env: vec![],
         monitoring: None,
     }
 }

@@ -25,6 +25,12 @@ need iproute2 command -v ip
 need util-linux command -v nsenter
 need procps test -x /usr/bin/kill
 need busybox-static installed busybox-static
+# Images as others make them, a real service to put into one, and a way to be killed at any step.
+need squashfs-tools-ng command -v sqfs2tar
+need umoci command -v umoci
+need zstd command -v zstd
+need nginx-light test -x /usr/sbin/nginx
+need strace command -v strace
 # Disk quotas on file systems of the tests' own, and a second kernel (cgroup v2, VLANs, user quota) to test with.
 need e2fsprogs command -v mkfs.ext4
 need btrfs-progs command -v mkfs.btrfs
@@ -34,6 +40,7 @@ need kmod test -x /sbin/modprobe
 # An emulated TPM 2.0 behind a resource manager, for the tests with keys in a TPM.
 need swtpm command -v swtpm
 need tpm2-tools command -v tpm2_getcap
+need opensc command -v pkcs11-tool
 need dbus-daemon command -v dbus-run-session
 for package in libtpm2-pkcs11-1 tpm2-abrmd libtss2-tcti-tabrmd0 libtss2-tcti-swtpm0; do
   need "$package" installed "$package"

@@ -19,6 +19,8 @@ use crate::config::CertModule;
 use crate::error::chain;
 use crate::{Error, config};
 
+const LOCKED: &str = "the token is locked; its owner has to unlock it or to set a new user PIN";
+
 /// Keys that wait for their certificate, with their type.
 pub(super) type Waiting = BTreeSet<(String, KeyId)>;
 
@@ -124,16 +126,18 @@ fn fill(
     report["label"] = json!(told.label);
     let source = PinSource::new(&first.params)
         .map_err(|error| (error, "set 'userPinPath' or CKTEEC_LOGIN_TYPE in the service's environment"))?;
-    let session = open(&token, told.pin, &source).map_err(failed(
-        "open the token",
-        match told.pin {
+    let session = open(&token, told.pin, &source).map_err(|error| {
+        // Some tokens tell that they are locked only when they are asked.
+        let hint = match told.pin {
+            _ if error.is_locked() => LOCKED,
             PinState::Good => "restore the PIN file, or deprovision and provision the Unit again",
             PinState::Refused | PinState::FinalTry => {
-                "the PIN was refused before and is not tried again; restore the PIN file, then restart IAM"
+                "the PIN was refused before and is not tried again; restore the PIN file"
             }
-            PinState::Locked => "the token is locked; its owner has to set a new user PIN",
-        },
-    ))?;
+            PinState::Locked => LOCKED,
+        };
+        failed("open the token", hint)(error)
+    })?;
     report["session"] = json!("open");
     let content = failed("look through the token", "see the log of IAM and of the token's service");
     count(report, &session, modules, waiting, certificates).map_err(content)

@@ -10,7 +10,7 @@ use aos_token::{AuthPin, TokenError};
 use crate::Error;
 
 /// Between two tries of a locked token.
-const LOCKED_PAUSE: Duration = Duration::from_secs(30);
+const LOCKED_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why a token is left alone.
 #[derive(Debug, Clone)]

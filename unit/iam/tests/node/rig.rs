@@ -42,9 +42,7 @@ pub fn with_softhsm_under<F: Future<Output = ()>>(name: &str, wrapper: &[&str], 
     }
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("tokens")).unwrap();
-    let configuration = dir.path().join("softhsm2.conf");
-    let tokens = dir.path().join("tokens");
-    std::fs::write(&configuration, format!("directories.tokendir = {}\n", tokens.display())).unwrap();
+    let configuration = softhsm(dir.path());
     let own = std::env::current_exe().unwrap();
     let mut line = wrapper.iter().map(std::ffi::OsStr::new).chain([own.as_os_str()]);
     let output = Command::new(line.next().unwrap())
@@ -58,12 +56,19 @@ pub fn with_softhsm_under<F: Future<Output = ()>>(name: &str, wrapper: &[&str], 
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
+/// The configuration of a SoftHSM in this folder.
+fn softhsm(dir: &Path) -> PathBuf {
+    let (configuration, tokens) = (dir.join("softhsm2.conf"), dir.join("tokens"));
+    std::fs::write(&configuration, format!("directories.tokendir = {}\n", tokens.display())).unwrap();
+    configuration
+}
+
 /// The PKCS#11 module of TPMs, and what emulates one.
 pub fn tpm_module() -> String {
     format!("/usr/lib/{}-linux-gnu/libtpm2_pkcs11.so.1", std::env::consts::ARCH)
 }
 
-const TPM_PROGRAMS: [&str; 4] = ["swtpm", "tpm2-abrmd", "dbus-run-session", "tpm2_getcap"];
+const TPM_PROGRAMS: [&str; 5] = ["swtpm", "tpm2-abrmd", "dbus-run-session", "tpm2_getcap", "pkcs11-tool"];
 /// Runs the resource manager and, once it answers, the test.
 const WITH_RESOURCE_MANAGER: &str = "
     tpm2-abrmd --session --allow-root --tcti=swtpm:host=127.0.0.1,port=$TPM_PORT & manager=$!
@@ -71,6 +76,7 @@ const WITH_RESOURCE_MANAGER: &str = "
     until tpm2_getcap -T tabrmd:bus_type=session properties-fixed >/dev/null 2>&1; do
         tries=$((tries + 1)); [ $tries -lt 300 ] || exit 9
     done
+    export TPM_MANAGER=$manager
     \"$@\"; status=$?
     kill $manager; wait $manager; exit $status
 ";
@@ -93,9 +99,10 @@ pub fn with_tpm<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Rig) -> F)
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    for name in ["tpm", "store"] {
+    for name in ["tpm", "store", "tokens"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
     }
+    let configuration = softhsm(dir.path());
     let (port, control) = two_ports();
     let mut tpm = Command::new("swtpm")
         .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear", "--tpmstate"])
@@ -112,6 +119,7 @@ pub fn with_tpm<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Rig) -> F)
         .env("TPM_PORT", port.to_string())
         .env("TPM2_PKCS11_TCTI", "tabrmd:bus_type=session")
         .env("TPM2_PKCS11_STORE", dir.path().join("store"))
+        .env("SOFTHSM2_CONF", configuration)
         .env(DIR, dir.path())
         .output()
         .unwrap();

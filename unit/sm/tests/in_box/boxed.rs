@@ -112,7 +112,7 @@ pub fn inside(name: &str) -> ExitCode {
     }
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
     assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-    let (_, test) = tests::ALL.iter().find(|(known, _)| *known == name).expect("no such test");
+    let (_, test) = tests::find(name).expect("no such test");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let limit = Duration::from_secs(280);

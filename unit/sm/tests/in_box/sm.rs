@@ -6,10 +6,14 @@ use std::process::{Child, Command, ExitCode};
 
 use aos_sm::{Config, Surroundings, runtime_id};
 use aos_unit_api::iamanager::v6::{CpuInfo, NodeInfo};
+use aos_unit_api::servicemanager::v5::sm_outgoing_messages::SmOutgoingMessage as FromSm;
 use serde_json::{Value, json};
 
 use crate::cm::{Cm, wait_for};
 use crate::image::Blobs;
+
+/// Set where the kernel has no packet filter.
+pub const NO_FIREWALL: &str = "AOS_TEST_FIREWALL_OFF";
 
 /// Node the tests describe.
 const NODE: &str = "node1";
@@ -79,6 +83,9 @@ impl Sm {
                 "runtimeDir": "/run/aos/runtime", "crunStateRoot": "/run/oci", "crunExecutable": program.expect("no OCI runtime"),
                 "cgroupParent": "/aos-test", "stopGrace": "1s", "logMaxBytes": 65536}}],
         });
+        if std::env::var_os(NO_FIREWALL).is_some() {
+            config["network"] = json!({"firewall": "off"});
+        }
         change(&mut config);
         fs::write(folder.path().join("sm.cfg"), config.to_string()).unwrap();
         let mut sm =
@@ -100,6 +107,14 @@ impl Sm {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// SIGKILL and a new one, which has connected when this returns.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.cm.clear();
+        self.launch();
+        self.cm.wait_message(|message| matches!(message, FromSm::SmInfo(_)).then_some(())).await;
     }
 
     /// SIGTERM and an orderly end.

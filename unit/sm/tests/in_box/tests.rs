@@ -15,7 +15,12 @@ use wire::sm_outgoing_messages::SmOutgoingMessage as FromSm;
 
 use crate::churn::two_hundred_kills_during_churn_leave_nothing_behind;
 use crate::cm::wait_for;
+use crate::connection::{
+    a_slow_cm_holds_nothing_up, a_stream_begins_in_order_and_ends_with_a_pause, cm_and_cloud_are_lost_together,
+    what_happened_without_cm_is_told_later,
+};
 use crate::image::{Tar, base_layer, wish};
+use crate::images::{an_image_made_by_umoci_runs, nginx_serves_from_layers_of_every_packing};
 use crate::launcher::{
     a_hanging_runtime_holds_nobody_else_up, changed_variables_keep_state_and_others,
     the_time_without_the_cloud_is_kept_over_restarts,
@@ -34,6 +39,20 @@ use crate::networks::{
 };
 use crate::sm::Sm;
 
+use crate::quotas::{
+    a_storage_without_quotas_is_limited_by_its_image, crun_keeps_each_limit, runc_keeps_each_limit,
+    storage_and_state_are_limited_by_user_quota, storage_and_state_are_limited_on_btrfs,
+    what_cannot_be_limited_is_refused_if_wanted,
+};
+use crate::resources::{
+    a_shared_resource_is_given_to_as_many_as_it_allows, an_instance_gets_what_the_resource_says_and_no_more,
+    what_a_node_does_not_have_fails_the_instance,
+};
+use crate::watch::{
+    a_busy_instance_is_measured_and_alerted_about, components_are_heard_without_a_journal,
+    ends_of_instances_are_alerts_with_their_reasons, the_journal_is_alerted_about_once,
+};
+
 type Test = fn() -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 macro_rules! tests {
@@ -44,6 +63,14 @@ macro_rules! tests {
 }
 
 tests! {
+    crun_keeps_each_limit,
+    runc_keeps_each_limit,
+    storage_and_state_are_limited_on_btrfs,
+    a_storage_without_quotas_is_limited_by_its_image,
+    what_cannot_be_limited_is_refused_if_wanted,
+    a_shared_resource_is_given_to_as_many_as_it_allows,
+    what_a_node_does_not_have_fails_the_instance,
+    an_instance_gets_what_the_resource_says_and_no_more,
     crun_runs_an_instance_as_asked,
     runc_runs_an_instance_as_asked,
     containers_survive_the_death_of_the_service_manager,
@@ -54,6 +81,8 @@ tests! {
     a_blob_with_a_wrong_digest_is_never_installed,
     a_missing_layer_is_reported_and_fetched_when_it_is_there,
     layers_are_stacked_in_order_with_whiteouts,
+    nginx_serves_from_layers_of_every_packing,
+    an_image_made_by_umoci_runs,
     limits_of_memory_and_processes_hold,
     stored_instances_start_without_cm_after_a_reboot,
     what_is_stopped_leaves_nothing_behind,
@@ -63,6 +92,10 @@ tests! {
     requests_beside_instances_are_answered,
     log_lines_have_times_and_crashes_are_told,
     the_system_log_comes_from_the_journal,
+    a_busy_instance_is_measured_and_alerted_about,
+    the_journal_is_alerted_about_once,
+    components_are_heard_without_a_journal,
+    ends_of_instances_are_alerts_with_their_reasons,
     killed_at_any_moment_an_instance_runs_once,
     a_native_service_has_user_files_and_limits,
     a_native_service_has_its_own_network_when_configured,
@@ -75,6 +108,10 @@ tests! {
     two_hundred_kills_during_churn_leave_nothing_behind,
     names_resolve_whoever_is_killed,
     a_name_belongs_to_one_instance,
+    a_stream_begins_in_order_and_ends_with_a_pause,
+    cm_and_cloud_are_lost_together,
+    a_slow_cm_holds_nothing_up,
+    what_happened_without_cm_is_told_later,
     the_destination_and_the_source_must_both_allow_a_connection,
     the_order_of_starts_means_nothing_to_the_firewall,
     rules_that_come_later_are_appended_once,
@@ -84,6 +121,15 @@ tests! {
     public_traffic_is_counted_bounded_and_kept,
     an_impossible_rule_fails_its_instance_alone,
     a_filter_that_was_emptied_is_filled_again,
+}
+
+/// Tests that only `other_kernel` runs, by name.
+pub const ELSEWHERE: &[(&str, Test)] =
+    &[("storage_and_state_are_limited_by_user_quota", || Box::pin(storage_and_state_are_limited_by_user_quota()))];
+
+/// The test of a name.
+pub fn find(name: &str) -> Option<&'static (&'static str, Test)> {
+    ALL.iter().chain(ELSEWHERE).find(|(known, _)| *known == name)
 }
 
 const HTTP: &str =

@@ -1,0 +1,55 @@
+//! The same promises on another kernel: cgroup v2 with all controllers, user quotas, VLANs. Each test here boots a
+//! machine and runs tests of this program in it, the same ones that run in boxes of this machine's kernel.
+
+use aos_testbed::uml;
+
+use crate::sm::NO_FIREWALL;
+
+/// Tests by name that bring their own machine, so they run in no box.
+pub const ALL: &[(&str, fn() -> bool)] = &[
+    ("cgroup_v2_limits_hold_with_crun_and_runc", cgroup_v2_limits_hold_with_crun_and_runc),
+    ("cgroup_v2_instances_live_as_elsewhere", cgroup_v2_instances_live_as_elsewhere),
+    ("user_quotas_limit_storage_and_state", user_quotas_limit_storage_and_state),
+];
+
+fn run(tests: &[&str]) -> bool {
+    let program = std::env::current_exe().unwrap();
+    let mut argv = vec![program.to_str().unwrap(), "--exact"];
+    argv.extend(tests);
+    // The kernel has no nftables.
+    let env = vec![(NO_FIREWALL.to_owned(), "1".to_owned())];
+    let options = uml::Options { memory: 1024, env, ..uml::Options::default() };
+    match uml::run(&argv, &options) {
+        Ok(outcome) => {
+            let all = outcome.output.contains(&format!("{} passed; 0 failed", tests.len()));
+            if outcome.status != 0 || !all {
+                eprintln!("status {}:\n{}", outcome.status, outcome.output);
+            }
+            outcome.status == 0 && all
+        }
+        Err(error) => {
+            eprintln!("{}", aos_testbed::chain(&error));
+            false
+        }
+    }
+}
+
+// SM-05
+fn cgroup_v2_limits_hold_with_crun_and_runc() -> bool {
+    run(&["crun_keeps_each_limit", "runc_keeps_each_limit"])
+}
+
+// SM-04
+fn cgroup_v2_instances_live_as_elsewhere() -> bool {
+    run(&[
+        "containers_survive_the_death_of_the_service_manager",
+        "an_exit_without_service_manager_is_learned_later",
+        "what_is_stopped_leaves_nothing_behind",
+        "a_native_service_has_user_files_and_limits",
+    ])
+}
+
+// CM-18: as the Communication Manager's storages and states are limited on an ordinary Unit.
+fn user_quotas_limit_storage_and_state() -> bool {
+    run(&["storage_and_state_are_limited_by_user_quota"])
+}

@@ -2,11 +2,10 @@
 //!
 //! It does what the Communication Manager asks, and keeps doing it without: wishes are stored, instances are
 //! started from the store, containers go on running while this program is away and are taken up again. The
-//! rules are pure (`launcher::core`, `launcher::restart`, `imagemanager::names`, the container specification);
-//! one task for each module carries them out.
+//! rules are pure (`launcher::core` and its neighbours, the container specification, the plan of a native
+//! service); one task for each module carries them out.
 //!
-//! Limits: 256 instances, 4 runtimes, 2 versions of an item on disk. Not built yet: components, firewall and
-//! bandwidth rules, names of other instances, seccomp filters, alerts, system and crash logs.
+//! Limits: 256 instances, 4 runtimes, 2 versions of an item on disk. Not built yet: components.
 
 mod alerts;
 mod app;

@@ -1,5 +1,6 @@
 //! What a node is told, as its Service Manager reads it.
 
+use aos_ids::ItemKind;
 use aos_unit_api::servicemanager::v5;
 
 use super::core::Command;
@@ -32,11 +33,10 @@ fn instance((ident, version): &Key, record: &Record) -> v5::InstanceInfo {
             .iter()
             .map(|(name, value)| v5::EnvVarInfo { name: name.clone(), value: value.clone() })
             .collect(),
-        monitoring_parameters: record
-            .extras
-            .alerts
-            .as_ref()
-            .map(|rules| v5::MonitoringParameters { alert_rules: Some(alert_rules(rules)) }),
+        // Also without rules: a node measures those that have parameters.
+        monitoring_parameters: (ident.kind == ItemKind::Service).then(|| v5::MonitoringParameters {
+            alert_rules: record.extras.alerts.as_ref().map(alert_rules),
+        }),
     }
 }
 

@@ -277,7 +277,7 @@ impl Workshop {
 
 pub fn failure(error: &Error) -> Failure {
     let kind = match error {
-        Error::ResourceTaken { .. } => FailureKind::Conflict,
+        Error::ResourceTaken { .. } | Error::Taken { .. } => FailureKind::Conflict,
         error if error.is_passing() => FailureKind::Passing,
         _ => FailureKind::Lasting,
     };

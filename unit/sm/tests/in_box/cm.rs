@@ -28,6 +28,35 @@ struct State {
     to_sm: Option<mpsc::Sender<Result<wire::SmIncomingMessages, Status>>>,
     hidden: BTreeSet<String>,
     next_address: u8,
+    /// Networks in the order they were asked for.
+    networks: Vec<String>,
+    addresses: BTreeMap<(String, u64), String>,
+    /// Rules of instances by number.
+    rules: BTreeMap<u64, Vec<wire::FirewallRule>>,
+    updates: Option<mpsc::Sender<Result<wire::InstanceNetworkUpdateNotification, Status>>>,
+    /// What the last comparison of networks listed.
+    synced: Vec<wire::InstanceNetworkStateInfo>,
+    /// Calls that find nobody.
+    deaf: BTreeSet<String>,
+    /// Calls that get no answer yet.
+    held: BTreeSet<String>,
+    /// Streams, the first kinds of messages on them and comparisons of networks, with their times.
+    sequence: Vec<(Instant, &'static str)>,
+}
+
+impl State {
+    /// Second number of a network's addresses: 31 for the first, then downwards.
+    fn network(&mut self, id: &str) -> usize {
+        let place = self.networks.iter().position(|known| known == id).unwrap_or_else(|| {
+            self.networks.push(id.to_owned());
+            self.networks.len() - 1
+        });
+        31 - place
+    }
+
+    fn hear(&self, call: &str) -> Result<(), Status> {
+        if self.deaf.contains(call) { Err(Status::unavailable("nobody is there")) } else { Ok(()) }
+    }
 }
 
 /// Handle of the played CM.
@@ -67,6 +96,61 @@ impl Cm {
     /// Makes a blob known again.
     pub fn show(&self, digest: &str) {
         self.state().hidden.remove(digest);
+    }
+
+    /// Calls of this name fail from now on, or do not any more.
+    pub fn deaf(&self, call: &str, deaf: bool) {
+        let mut state = self.state();
+        if deaf {
+            state.deaf.insert(call.to_owned());
+        } else {
+            state.deaf.remove(call);
+        }
+    }
+
+    /// Calls of this name get no answer until they are let go.
+    pub fn hold(&self, call: &str, held: bool) {
+        let mut state = self.state();
+        if held {
+            state.held.insert(call.to_owned());
+        } else {
+            state.held.remove(call);
+        }
+    }
+
+    async fn held(&self, call: &str) {
+        while self.state().held.contains(call) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What came in which order, and when.
+    pub fn sequence(&self) -> Vec<(Instant, &'static str)> {
+        self.state().sequence.clone()
+    }
+
+    /// Rules the next allocation of an instance is answered with.
+    pub fn set_rules(&self, instance: u64, rules: Vec<wire::FirewallRule>) {
+        self.state().rules.insert(instance, rules);
+    }
+
+    /// Sends rules to whoever subscribed.
+    pub async fn push_rules(&self, instance: u64, rules: Vec<wire::FirewallRule>) {
+        let stream = wait_for("a subscription", || self.state().updates.clone()).await;
+        let update = wire::PendingFirewallUpdate { instance: Some(ident(instance)), firewall_rules: rules };
+        let update = wire::instance_network_update_notification::Update::PendingFirewallUpdate(update);
+        let notification = wire::InstanceNetworkUpdateNotification { update: Some(update) };
+        stream.send(Ok(notification)).await.unwrap();
+    }
+
+    /// Ends the present subscription.
+    pub fn end_subscription(&self) {
+        self.state().updates = None;
+    }
+
+    /// What the last comparison of networks listed.
+    pub fn synced(&self) -> Vec<wire::InstanceNetworkStateInfo> {
+        self.state().synced.clone()
     }
 
     /// Ends the present stream.
@@ -175,6 +259,8 @@ impl SmService for Cm {
         let (to_sm, from_test) = mpsc::channel(16);
         {
             let mut state = self.state();
+            state.sequence.push((Instant::now(), "RegisterSM"));
+            state.hear("RegisterSM")?;
             state.calls.push("RegisterSM".into());
             state.to_sm = Some(to_sm);
         }
@@ -184,7 +270,9 @@ impl SmService for Cm {
                 let Some(message) = message.sm_outgoing_message else { continue };
                 let mut state = cm.state();
                 match &message {
+                    FromSm::SmInfo(_) => state.sequence.push((Instant::now(), "SmInfo")),
                     FromSm::NodeInstancesStatus(list) => {
+                        state.sequence.push((Instant::now(), "NodeInstancesStatus"));
                         state.statuses.clear();
                         state.statuses.extend(
                             list.instances.iter().map(|s| (s.instance.as_ref().unwrap().instance, s.clone())),
@@ -228,10 +316,12 @@ impl NetworkService for Cm {
 
     async fn get_node_network_params(
         &self,
-        _: Request<wire::GetNodeNetworkParamsRequest>,
+        request: Request<wire::GetNodeNetworkParamsRequest>,
     ) -> Result<Response<wire::GetNodeNetworkParamsResponse>, Status> {
-        self.state().calls.push("GetNodeNetworkParams".into());
-        let (subnet, ip) = ("172.31.0.0/16".into(), "172.31.0.1".into());
+        let mut state = self.state();
+        state.calls.push("GetNodeNetworkParams".into());
+        let second = state.network(&request.into_inner().network_id);
+        let (subnet, ip) = (format!("172.{second}.0.0/16"), format!("172.{second}.0.1"));
         Ok(Response::new(wire::GetNodeNetworkParamsResponse { subnet, ip, vlan_id: 100, error: None }))
     }
 
@@ -239,23 +329,39 @@ impl NetworkService for Cm {
         &self,
         request: Request<wire::AllocateInstanceNetworkRequest>,
     ) -> Result<Response<wire::AllocateInstanceNetworkResponse>, Status> {
-        let data = request.into_inner().service_data.unwrap_or_default();
+        let request = request.into_inner();
+        let data = request.service_data.unwrap_or_default();
+        self.held("AllocateInstanceNetwork").await;
         let mut state = self.state();
+        state.hear("AllocateInstanceNetwork")?;
         state.calls.push(format!("AllocateInstanceNetwork {}", data.hosts.join(",")));
-        state.next_address += 1;
+        let second = state.network(&request.network_id);
+        let instance = request.instance.unwrap_or_default().instance;
+        let key = (request.network_id, instance);
+        let known = state.addresses.get(&key).cloned();
+        let ip = known.unwrap_or_else(|| {
+            state.next_address += 1;
+            format!("172.{second}.0.{}", state.next_address + 1)
+        });
+        state.addresses.insert(key, ip.clone());
         Ok(Response::new(wire::AllocateInstanceNetworkResponse {
-            subnet: "172.31.0.0/16".into(),
-            ip: format!("172.31.0.{}", state.next_address + 1),
+            subnet: format!("172.{second}.0.0/16"),
+            ip,
             dns_servers: vec!["10.1.1.1".into()],
-            ..Default::default()
+            firewall_rules: state.rules.get(&instance).cloned().unwrap_or_default(),
+            error: None,
         }))
     }
 
     async fn release_instance_network(
         &self,
-        _: Request<wire::ReleaseInstanceNetworkRequest>,
+        request: Request<wire::ReleaseInstanceNetworkRequest>,
     ) -> Result<Response<wire::ReleaseInstanceNetworkResponse>, Status> {
-        self.state().calls.push("ReleaseInstanceNetwork".into());
+        let mut state = self.state();
+        state.hear("ReleaseInstanceNetwork")?;
+        let instance = request.into_inner().instance.unwrap_or_default().instance;
+        state.addresses.retain(|(_, known), _| *known != instance);
+        state.calls.push("ReleaseInstanceNetwork".into());
         Ok(Response::new(Default::default()))
     }
 
@@ -263,7 +369,9 @@ impl NetworkService for Cm {
         &self,
         _: Request<wire::ReleaseNodeNetworkRequest>,
     ) -> Result<Response<wire::ReleaseNodeNetworkResponse>, Status> {
-        self.state().calls.push("ReleaseNodeNetwork".into());
+        let mut state = self.state();
+        state.hear("ReleaseNodeNetwork")?;
+        state.calls.push("ReleaseNodeNetwork".into());
         Ok(Response::new(Default::default()))
     }
 
@@ -271,14 +379,21 @@ impl NetworkService for Cm {
         &self,
         _: Request<wire::SubscribeInstanceNetworkUpdatesRequest>,
     ) -> Result<Response<Self::SubscribeInstanceNetworkUpdatesStream>, Status> {
-        Err(Status::unimplemented("not played"))
+        let (updates, stream) = mpsc::channel(16);
+        self.state().updates = Some(updates);
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn sync_network_state(
         &self,
         request: Request<wire::SyncNetworkStateRequest>,
     ) -> Result<Response<wire::SyncNetworkStateResponse>, Status> {
-        self.state().calls.push(format!("SyncNetworkState {}", request.into_inner().instances.len()));
+        let instances = request.into_inner().instances;
+        self.state().sequence.push((Instant::now(), "SyncNetworkState"));
+        self.held("SyncNetworkState").await;
+        let mut state = self.state();
+        state.calls.push(format!("SyncNetworkState {}", instances.len()));
+        state.synced = instances;
         Ok(Response::new(Default::default()))
     }
 }

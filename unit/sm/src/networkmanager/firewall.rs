@@ -109,10 +109,16 @@ pub fn base(found: &[FoundRule]) -> Batch {
     };
     rule(FORWARD, &|rule| rule.connection(CT_INVALID).verdict(Verdict::Drop));
     rule(FORWARD, &|rule| rule.connection(CT_KNOWN).verdict(Verdict::Accept));
-    rule(FORWARD, &|rule| drop(rule.end_in(End::Target, TARGETS, true)));
-    rule(FORWARD, &|rule| drop(rule.end_in(End::Source, SOURCES, true)));
+    rule(FORWARD, &|rule| {
+        rule.end_in(End::Target, TARGETS, true);
+    });
+    rule(FORWARD, &|rule| {
+        rule.end_in(End::Source, SOURCES, true);
+    });
 
-    rule(EXPOSED, &|rule| drop(rule.end_in(End::Source, SOURCES, true)));
+    rule(EXPOSED, &|rule| {
+        rule.end_in(End::Source, SOURCES, true);
+    });
     rule(EXPOSED, &|rule| rule.link_in(false, BRIDGES, false).verdict(Verdict::Drop));
     rule(EXPOSED, &|rule| rule.verdict(Verdict::Accept));
 
@@ -158,7 +164,7 @@ pub fn chains(guard: &Guard) -> Batch {
         batch.flush(TABLE, chain);
     }
     batch.rule(TABLE, &target, |rule| {
-        rule.from_link(&guard.bridge).in_network(End::Source, network, prefix).verdict(Verdict::Accept);
+        rule.link_is(&guard.bridge).in_network(End::Source, network, prefix).verdict(Verdict::Accept);
     });
     for ports in &guard.exposed {
         batch.rule(TABLE, &target, |rule| {
@@ -167,7 +173,7 @@ pub fn chains(guard: &Guard) -> Batch {
     }
     batch.rule(TABLE, &target, |rule| rule.verdict(Verdict::Drop));
 
-    batch.rule(TABLE, &source, |rule| rule.not_from_link(&guard.bridge).verdict(Verdict::Drop));
+    batch.rule(TABLE, &source, |rule| rule.link_is_not(&guard.bridge).verdict(Verdict::Drop));
     batch.rule(TABLE, &source, |rule| {
         rule.in_network(End::Target, network, prefix).verdict(Verdict::Accept);
     });

@@ -442,12 +442,12 @@ impl Rule<'_> {
     }
 
     /// Goes on when the packet came in by this link.
-    pub fn from_link(&mut self, link: &str) -> &mut Self {
+    pub fn link_is(&mut self, link: &str) -> &mut Self {
         self.meta(6, REGISTER_1).compare(0, &link_key(link))
     }
 
     /// Goes on when the packet came in by another link.
-    pub fn not_from_link(&mut self, link: &str) -> &mut Self {
+    pub fn link_is_not(&mut self, link: &str) -> &mut Self {
         self.meta(6, REGISTER_1).compare(1, &link_key(link))
     }
 

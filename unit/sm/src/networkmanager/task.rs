@@ -134,7 +134,12 @@ impl Task {
             retry: None,
             store_at: None,
         };
+        let day = task.ledger.day;
         task.plumb(|_| ()).await?;
+        // Counters of a day that is not remembered would be taken for another day's at the next start.
+        if task.ledger.day != day {
+            task.store().await;
+        }
         // Names of what probably runs are there from the beginning: the first adoption must not take the
         // others' away.
         for (id, instance) in &task.instances {
@@ -379,11 +384,9 @@ impl Task {
             }
         }
         self.store_at = self.store_at.or_else(|| self.filtered.then(|| Instant::now() + STORE_PERIOD));
-        let mut nameless = BTreeMap::new();
         for network in networks {
             if let Err(error) = self.serve_names(&network).await {
                 tracing::warn!("names of network {network} are not served: {}", error.info().message);
-                nameless.insert(network, ());
             }
         }
         for (id, waiting) in good {
@@ -655,14 +658,13 @@ impl Task {
         &mut self,
         work: impl FnOnce(&mut Plumbing) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let plumbing = match self.plumbing.take() {
-            Some(plumbing) => plumbing,
-            None => {
-                let over = self.ledger.turn(period::day_of(now()));
-                let known = self.known();
-                let (folder, filtered, system) = (self.folder.clone(), self.filtered, self.ledger.system);
-                Plumbing::open(folder, &known, filtered, system, over)?
-            }
+        let plumbing = if let Some(plumbing) = self.plumbing.take() {
+            plumbing
+        } else {
+            let over = self.ledger.turn(period::day_of(now()));
+            let known = self.known();
+            let (folder, filtered, system) = (self.folder.clone(), self.filtered, self.ledger.system);
+            Plumbing::open(folder, &known, filtered, system, over)?
         };
         let (plumbing, result) = plumbing.on_thread(work).await?;
         self.plumbing = Some(plumbing);

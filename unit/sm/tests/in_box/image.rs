@@ -43,6 +43,14 @@ impl Blobs {
     /// Publishes an image of tar layers, lowest first, that runs `script`.
     #[allow(clippy::needless_pass_by_value, reason = "mostly called with a literal")]
     pub fn image(&self, layers: &[Vec<u8>], script: &str, item: Value) -> Image {
+        self.exposing(layers, script, item, &["8080/tcp"])
+    }
+
+    /// Publishes an image that exposes ports.
+    #[allow(clippy::needless_pass_by_value, reason = "mostly called with a literal")]
+    pub fn exposing(&self, layers: &[Vec<u8>], script: &str, item: Value, ports: &[&str]) -> Image {
+        let ports: serde_json::Map<String, Value> =
+            ports.iter().map(|port| ((*port).to_owned(), json!({}))).collect();
         let mut described = Vec::new();
         let mut diff_ids = Vec::new();
         let mut digests = Vec::new();
@@ -62,7 +70,7 @@ impl Blobs {
         let config = json!({
             "architecture": "amd64", "os": "linux",
             "config": {"Entrypoint": ["/bin/busybox", "sh", "-c"], "Cmd": [script], "Env": ["COLOUR=blue", "AOS_ITEM_ID=mine"],
-                       "ExposedPorts": {"8080/tcp": {}}},
+                       "ExposedPorts": ports},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let descriptor = |kind: &str, value: &Value| {

@@ -3,8 +3,13 @@
 
 mod common;
 
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use aos_testbed::Daemon;
 use common::{ITEM, Scene, UNIT, Way};
 use serde_json::{Value, json};
 
@@ -146,5 +151,145 @@ fn a_span_of_time_gives_its_lines_and_a_crash_is_told() {
     scene.until("the service to run again", || {
         let starts = said(&scene).iter().filter(|(_, line)| line.starts_with("service starts")).count();
         if starts == 2 { Ok(()) } else { Err(format!("{starts} starts")) }
+    });
+}
+
+/// A command that shows what is written until it is interrupted, its output in a file.
+struct Following {
+    child: Child,
+    file: PathBuf,
+}
+
+impl Following {
+    fn start(mut command: Command, file: PathBuf) -> Self {
+        let child = command.stdout(File::create(&file).unwrap()).stderr(Stdio::null()).spawn().unwrap();
+        Self { child, file }
+    }
+
+    fn count(&self, word: &str) -> usize {
+        let text = std::fs::read_to_string(&self.file).unwrap();
+        text.lines().filter(|line| line.split_once(' ').is_some_and(|(_, line)| line == word)).count()
+    }
+
+    /// Ctrl-C; true when it ends well.
+    fn interrupt(mut self, scene: &Scene) -> bool {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        scene
+            .until("the end after Ctrl-C", || self.child.try_wait().unwrap().ok_or_else(String::new))
+            .success()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// CLO-23, SM-09, PRO-121: what a real service writes is seen as it is written, through the cloud and on the node,
+// each line once; the cloud is not filled with requests.
+#[test]
+fn logs_are_followed_through_the_cloud_and_on_the_node() {
+    let mut scene = Scene::online("e2e-log-follow");
+    scene.deploy_handles();
+    scene.ask("/cgi-bin/say?before");
+    let instance = scene.stage.unit.instances().remove(0);
+    let (id, item) = (instance["id"].as_str().unwrap(), instance["item"].as_str().unwrap());
+    let dir = scene.stage.site.dir().to_path_buf();
+    let aos = |words: &[&str]| {
+        let mut command = scene.stage.unit.command(aos_testbed::binaries::find("aos").unwrap()).unwrap();
+        command.arg("logs").args(words);
+        command
+    };
+
+    // On the node, by the start of the instance's id and by the item.
+    for name in [&id[..8], item] {
+        let output = aos(&[name, "--since", "1h"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("Z before\n"), "{text}");
+    }
+    let nothing = aos(&["nobody"]).output().unwrap();
+    let error = String::from_utf8(nothing.stderr).unwrap();
+    assert!(!nothing.status.success() && error.contains(id), "it names those that are there: {error}");
+
+    let mut aosctl = Command::new("sh");
+    let line = scene.stage.operator.command_line().unwrap();
+    aosctl.args(["-c", &format!("exec env {line} logs {UNIT} {ITEM} -f --since 1h")]);
+    let both = [
+        Following::start(aosctl, dir.join("followed-cloud")),
+        Following::start(aos(&[&id[..8], "-f"]), dir.join("followed-node")),
+    ];
+    for word in ["before", "first", "second", "third", "third"] {
+        if word != "before" {
+            scene.ask(&format!("/cgi-bin/say?{word}"));
+        }
+        scene.until(word, || {
+            let counts = both.each_ref().map(|one| one.count(word));
+            if counts.iter().all(|count| *count > 0) { Ok(()) } else { Err(format!("{counts:?}")) }
+        });
+    }
+    // What is written again is shown again; nothing else is shown twice.
+    scene.until("the last one", || {
+        let counts = both.each_ref().map(|one| one.count("third"));
+        if counts.iter().all(|count| *count >= 2) { Ok(()) } else { Err(format!("{counts:?}")) }
+    });
+    for one in &both {
+        for word in ["before", "first", "second"] {
+            assert_eq!(one.count(word), 1, "{word} in {}", one.file.display());
+        }
+    }
+    let [cloud, node] = both;
+    assert!(cloud.interrupt(&scene), "Ctrl-C is how following ends");
+    drop(node);
+    let left = scene.json(&["logs", UNIT, "--list"]);
+    assert!(left["items"].as_array().unwrap().len() <= 1, "requests that were read are dropped: {left}");
+
+    let error = scene.refused(&["logs", UNIT, ITEM, "-f", "--instance", "7"]);
+    assert!(error.contains("there is no log") && error.contains("absent"), "{error}");
+}
+
+// SM-39, SM-65, PRO-73, PRO-85, PRO-89: a node without a journal tells what its components log, through the cloud and
+// on the node, and alerts about their errors.
+#[test]
+fn components_are_read_and_heard_without_a_journal() {
+    let mut scene = Scene::online("e2e-log-system");
+    let logs = scene.stage.unit.log(Daemon::Sm).parent().unwrap().to_path_buf();
+    scene.stage.unit.stop(Daemon::Sm).unwrap();
+    let dir = logs.clone();
+    scene
+        .stage
+        .unit
+        .configure(Daemon::Sm, |document| {
+            document["logging"] = json!({"componentLogDir": dir});
+        })
+        .unwrap();
+    scene.stage.unit.start_all().unwrap();
+    scene.stage.wait_online(common::LIMIT).unwrap();
+    let text = scene.until("the system log", || {
+        let args = ["logs", UNIT, "--system", "--node", "main"];
+        scene.stage.operator.run(&args).map_err(|error| error.to_string())
+    });
+    for component in ["aos-iam ", "aos-cm ", "aos-sm "] {
+        assert!(text.contains(component), "{component} in {text}");
+    }
+    let times: Vec<&str> = text.lines().map(|line| line.split_once(' ').unwrap().0).collect();
+    assert!(times.is_sorted(), "{text}");
+    let mut local = scene.stage.unit.command(aos_testbed::binaries::find("aos").unwrap()).unwrap();
+    let local = local.arg("logs").output().unwrap();
+    let local = String::from_utf8(local.stdout).unwrap();
+    assert!(local.contains("aos-iam ") && local.contains("aos-sm "), "{local}");
+
+    let mut log = File::options().append(true).open(logs.join("iam.log")).unwrap();
+    writeln!(log, "04.03.26 07:25:03.000 [ERR] (certhandler) the token is gone").unwrap();
+    let wanted = |entry: &Value| {
+        let alert = &entry["alert"];
+        alert["tag"] == "coreAlert"
+            && alert["coreComponent"] == "IAM"
+            && alert["message"] == "(certhandler) the token is gone"
+    };
+    scene.wait_document("the alert", &format!("units/{UNIT}/alerts/"), |page| {
+        page["items"].as_array().is_some_and(|items| items.iter().any(wanted))
     });
 }

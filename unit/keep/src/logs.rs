@@ -29,6 +29,8 @@ const LOOK_AFTER: Duration = Duration::from_millis(250);
 const FLOOD_LOOK: Duration = Duration::from_millis(20);
 /// In a flood, what is written is kept this often.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// A log that ends with more than so many times its cap is cut once more.
+const FLOODED: u64 = 2;
 /// In a flood, clients are told this often.
 const TELL_EVERY: Duration = Duration::from_mins(1);
 /// An end later than this after the announcement was not what had been announced.
@@ -116,6 +118,13 @@ impl Logs {
     pub fn end(&mut self, id: &str, event: Event, now: Instant) {
         let Some(capped) = self.remove(id) else { return };
         let asked = capped.stopping.is_some_and(|since| now.saturating_duration_since(since) <= STOP_TIME);
+        // What a flood wrote since the last look nobody would cut any more.
+        let size = fs::metadata(&capped.log.path).map_or(0, |meta| meta.len());
+        if size > FLOODED * capped.log.max_bytes
+            && let Err(error) = look(&capped.log, capped.written, true)
+        {
+            crate::note(&format!("log {} is not cut: {error}", capped.log.path.display()));
+        }
         note(&capped.log, capped.written, |_| Some(if asked { Event::Stopped } else { event }));
     }
 

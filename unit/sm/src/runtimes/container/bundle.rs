@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use serde::Serialize;
@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::Error;
 
 const MAX_FILE: u64 = 1024 * 1024;
-const MAX_MESSAGE: u64 = 4096;
+const MAX_MESSAGE: usize = 4096;
 
 /// Makes a folder for root alone; `passable` lets others through to what they are shown inside, as the root
 /// of a user namespace needs it.
@@ -50,9 +50,18 @@ pub fn remove(path: &Path) -> Result<(), Error> {
 
 /// What the runtime's log file says last.
 pub fn last_message(path: &Path) -> String {
-    let text = fs::read(path).unwrap_or_default();
-    let tail = usize::try_from(MAX_MESSAGE).unwrap_or(usize::MAX);
-    let tail = text.get(text.len().saturating_sub(tail)..).unwrap_or_default();
+    last_line(&fs::read(path).unwrap_or_default())
+}
+
+/// The last line with anything in it.
+pub fn last_line(text: &[u8]) -> String {
+    let tail = text.get(text.len().saturating_sub(MAX_MESSAGE)..).unwrap_or_default();
     let text = String::from_utf8_lossy(tail);
     text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").trim().to_owned()
+}
+
+/// Makes the log file the instance's own: many programs open their standard output by its name.
+pub fn give_log(path: &Path, uid: u32, gid: u32) -> Result<(), Error> {
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    log.and_then(|log| fchown(&log, Some(uid), Some(gid))).map_err(Error::file("give away", path))
 }

@@ -16,10 +16,19 @@ use crate::Error;
 /// Longest output that is kept, bytes.
 const MAX_OUTPUT: u64 = 256 * 1024;
 
+/// How a command ended.
+pub(super) struct Done {
+    /// Its exit status, or 128 plus the signal that ended it.
+    pub status: i32,
+    /// What it printed.
+    pub output: Vec<u8>,
+    /// What it complained about.
+    pub errors: Vec<u8>,
+}
+
 impl ContainerRuntime {
-    /// Runs the runtime with `arguments`; answers its status (128 plus the signal that ended it) and its
-    /// standard output. It is killed after `limit`.
-    pub(super) async fn command(&self, arguments: &[&str], limit: Duration) -> Result<(i32, Vec<u8>), Error> {
+    /// Runs the runtime with `arguments`; answers how it ended. It is killed after `limit`.
+    pub(super) async fn command(&self, arguments: &[&str], limit: Duration) -> Result<Done, Error> {
         let program = &self.config.executable;
         let shown = arguments.first().copied().unwrap_or_default();
         let running = run(program, &self.config.state_root, arguments);
@@ -31,7 +40,7 @@ impl ContainerRuntime {
     }
 }
 
-async fn run(program: &Path, root: &Path, arguments: &[&str]) -> std::io::Result<(i32, Vec<u8>)> {
+async fn run(program: &Path, root: &Path, arguments: &[&str]) -> std::io::Result<Done> {
     let mut command = Command::new(program);
     command.arg("--root").arg(root).args(arguments).current_dir("/").kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -42,10 +51,10 @@ async fn run(program: &Path, root: &Path, arguments: &[&str]) -> std::io::Result
     drop(child.stdin.take());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     // Read to the end: whoever writes more than is kept must not be stopped by it.
-    let (kept, _, status) = tokio::join!(read(stdout), read(stderr), child.wait());
+    let (output, errors, status) = tokio::join!(read(stdout), read(stderr), child.wait());
     let status = status?;
     let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-    Ok((status.code().unwrap_or_else(|| 128 + signal.unwrap_or(0)), kept))
+    Ok(Done { status: status.code().unwrap_or_else(|| 128 + signal.unwrap_or(0)), output, errors })
 }
 
 async fn read(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {

@@ -18,8 +18,10 @@ mod spec;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ use super::{Alive, Grace, Runtime, StartJob};
 use crate::Error;
 use crate::config::{ContainerConfig, SeccompChoice};
 use crate::instance::InstanceInfo;
+use command::Done;
 use hostbase::HostBase;
 use idmap::IdMap;
 
@@ -96,6 +99,7 @@ impl ContainerRuntime {
         argv.extend(["--log".into(), text(&messages), "run".into(), "--detach".into()]);
         argv.extend(["--bundle".into(), text(&folder), "--pid-file".into(), text(&pid_file), id.to_owned()]);
         let log = Log { path: self.log_path(id), max_bytes: self.config.log_max_bytes };
+        bundle::give_log(&log.path, job.info.uid, job.info.gid)?;
         let env = vec![PATH.to_owned()];
         let started = self.keeper.start(Start { id: id.to_owned(), argv, pid_file, log, env }).await?;
         match started {
@@ -179,8 +183,10 @@ impl ContainerRuntime {
         if state.exists() {
             let removed = self.command(&["delete", "--force", id], COMMAND_LIMIT).await;
             match removed {
-                Ok((0, _)) => {}
-                Ok((status, _)) => tracing::warn!("the runtime's delete of {id} ended with status {status}"),
+                Ok(Done { status: 0, .. }) => {}
+                Ok(Done { errors, .. }) => {
+                    tracing::warn!("the runtime cannot delete {id}: {}", bundle::last_line(&errors));
+                }
                 Err(error) => tracing::warn!("cannot remove {id} as usual: {}", error.info().message),
             }
         }
@@ -207,10 +213,10 @@ impl ContainerRuntime {
         if !self.config.state_root.join(id).exists() {
             return None;
         }
-        let (status, output) = self.command(&["state", id], COMMAND_LIMIT).await.ok()?;
-        let state: Value = serde_json::from_slice(&output).ok()?;
-        let running =
-            status == 0 && state.get("status").is_some_and(|word| word == "running" || word == "created");
+        let done = self.command(&["state", id], COMMAND_LIMIT).await.ok()?;
+        let state: Value = serde_json::from_slice(&done.output).ok()?;
+        let running = done.status == 0
+            && state.get("status").is_some_and(|word| word == "running" || word == "created");
         let pid = i32::try_from(state.get("pid")?.as_i64()?).ok()?;
         let start_time = process::start_time(pid)?;
         (running && pid > 1).then_some(Identity { pid, start_time })
@@ -261,16 +267,28 @@ impl ContainerRuntime {
             (folder.join(format!("exec{number}.json")), folder.join(format!("exec{number}.pid")));
         bundle::write(&file, "a command", &process)?;
         let (shown, noted) = (file.to_string_lossy(), pid_file.to_string_lossy());
-        let done = self.command(&["exec", "--process", &shown, "--pid-file", &noted, id], limit).await;
-        if done.is_err() {
-            // The runtime is gone, what it started inside is not.
-            let pid = fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
-            ending::kill_member(pid, &self.cgroups(id));
-        }
-        for path in [file, pid_file] {
+        let words = ["exec", "--process", &shown, "--pid-file", &noted, id];
+        let mut running = pin!(self.command(&words, limit + COMMAND_LIMIT));
+        let done = match tokio::time::timeout(limit, &mut running).await {
+            Ok(Ok(Done { status, errors, .. })) if !pid_file.exists() => Err(Error::Runtime {
+                action: format!("running a command in container {id}"),
+                status,
+                message: bundle::last_line(&errors),
+            }),
+            Ok(done) => done.map(|done| done.status),
+            Err(_) => {
+                // First the process inside: its end makes the runtime's command end, which collects it.
+                let pid = fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
+                ending::kill_member(pid, &self.cgroups(id));
+                let _ = running.await;
+                let late = io::Error::from(io::ErrorKind::TimedOut);
+                Err(Error::system(format!("run {} in {id}", argv.first().map_or("", String::as_str)))(late))
+            }
+        };
+        for path in [&file, &pid_file] {
             let _ = fs::remove_file(path);
         }
-        done.map(|(status, _)| status)
+        done
     }
 }
 

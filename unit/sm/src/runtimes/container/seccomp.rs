@@ -114,28 +114,31 @@ pub fn profile(architecture: &str) -> Option<Value> {
     let refuse =
         |names: &[&str], errno: u32| json!({"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": errno});
     let mut rules = vec![allow(&allowed()), refuse(&denied(), EPERM), refuse(&["clone3"], ENOSYS)];
-    let mut with = |mut rule: Value, op: &str, value: u64, other: u64| {
+    let mut with = |mut rule: Value, index: u32, op: &str, value: u64, other: u64| {
         if let Some(fields) = rule.as_object_mut() {
-            fields.insert("args".into(), json!([{"index": 0, "value": value, "valueTwo": other, "op": op}]));
+            fields.insert(
+                "args".into(),
+                json!([{"index": index, "value": value, "valueTwo": other, "op": op}]),
+            );
         }
         rules.push(rule);
     };
-    with(allow(&["clone"]), "SCMP_CMP_MASKED_EQ", NEW_NAMESPACES.iter().sum(), 0);
+    with(allow(&["clone"]), 0, "SCMP_CMP_MASKED_EQ", NEW_NAMESPACES.iter().sum(), 0);
     for flag in NEW_NAMESPACES {
-        with(refuse(&["clone"], EPERM), "SCMP_CMP_MASKED_EQ", flag, flag);
+        with(refuse(&["clone"], EPERM), 0, "SCMP_CMP_MASKED_EQ", flag, flag);
     }
     for (mask, value) in other_bytes(&IOCTL_KINDS) {
-        with(allow(&["ioctl"]), "SCMP_CMP_MASKED_EQ", mask << IOCTL_SHIFT, value << IOCTL_SHIFT);
+        with(allow(&["ioctl"]), 1, "SCMP_CMP_MASKED_EQ", mask << IOCTL_SHIFT, value << IOCTL_SHIFT);
     }
     for kind in IOCTL_KINDS {
         let (mask, value) = (0xff << IOCTL_SHIFT, kind << IOCTL_SHIFT);
-        with(refuse(&["ioctl"], EPERM), "SCMP_CMP_MASKED_EQ", mask, value);
+        with(refuse(&["ioctl"], EPERM), 1, "SCMP_CMP_MASKED_EQ", mask, value);
     }
     for family in FAMILIES {
-        with(allow(&["socket"]), "SCMP_CMP_EQ", family, 0);
+        with(allow(&["socket"]), 0, "SCMP_CMP_EQ", family, 0);
     }
     for personality in PERSONALITIES {
-        with(allow(&["personality"]), "SCMP_CMP_EQ", personality, 0);
+        with(allow(&["personality"]), 0, "SCMP_CMP_EQ", personality, 0);
     }
     Some(json!({
         "defaultAction": "SCMP_ACT_ERRNO",

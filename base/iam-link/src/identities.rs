@@ -64,8 +64,7 @@ impl IamLink {
             {
                 return Ok(channel.clone());
             }
-            let config =
-                aos_tls::client_config_hot(Arc::clone(roots), entry.slot.clone(), HostCheck::ChainOnly)?;
+            let config = aos_tls::client_config_hot(roots.clone(), entry.slot.clone(), HostCheck::ChainOnly)?;
             let channel = aos_tls::grpc_channel(&self.0.protected_url, &config)?;
             entry.channel = Some((present, channel.clone()));
             Ok(channel)

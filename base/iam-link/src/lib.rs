@@ -14,7 +14,7 @@ mod watches;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustls::RootCertStore;
+use aos_tls::Roots;
 use tonic::transport::Channel;
 
 pub use error::LinkError;
@@ -27,7 +27,7 @@ pub struct IamLinkConfig {
     pub public_url: String,
     /// Protected server, `host:port`.
     pub protected_url: String,
-    /// Root certificates of the Unit, PEM. Not read when `plaintext`.
+    /// Root certificates of the Unit, PEM; followed when the file is replaced. Not read when `plaintext`.
     pub ca_cert: PathBuf,
     /// Provisioning mode: no TLS on either server.
     pub plaintext: bool,
@@ -42,7 +42,7 @@ struct Inner {
     public: Channel,
     protected_url: String,
     /// Absent in plaintext.
-    roots: Option<Arc<RootCertStore>>,
+    roots: Option<Roots>,
     identities: Mutex<identities::Identities>,
 }
 
@@ -51,12 +51,12 @@ impl IamLink {
     /// are errors. Use it inside a tokio runtime.
     pub fn new(config: IamLinkConfig) -> Result<Self, LinkError> {
         let IamLinkConfig { public_url, protected_url, ca_cert, plaintext } = config;
-        let roots = if plaintext { None } else { Some(aos_tls::roots_from_pem_file(&ca_cert)?) };
+        let roots = if plaintext { None } else { Some(Roots::from_file(&ca_cert)?) };
         let public = match &roots {
             None => aos_tls::plain_grpc_channel(&public_url)?,
             Some(roots) => {
                 let check = aos_tls::HostCheck::ChainOnly;
-                let config = aos_tls::client_config(Arc::clone(roots), None, check)?;
+                let config = aos_tls::client_config(roots.clone(), None, check)?;
                 aos_tls::grpc_channel(&public_url, &config)?
             }
         };

@@ -67,7 +67,7 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
             .map_err(|source| Error::Directory { dir: dir.clone(), source: Box::new(source) })?;
     }
     let db = || database::open(&config.database());
-    let roots = aos_tls::roots_from_pem_file(&config.ca_cert)?;
+    let roots = aos_tls::Roots::from_file(&config.ca_cert)?;
     let iam = IamLink::new(IamLinkConfig {
         public_url: config.iam_public_server_url.clone(),
         protected_url: config.iam_protected_server_url.clone(),
@@ -80,7 +80,7 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
     let (online_sender, online) = watch::channel(None);
 
     let sources = communication::Sources {
-        roots: Arc::clone(&roots),
+        roots: roots.clone(),
         slot: iam.slot(ONLINE),
         identity: online,
         system_id: system_id.clone(),

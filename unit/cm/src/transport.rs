@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aos_tls::{ClientTlsStream, HostCheck, IdentitySlot, TlsError};
-use rustls::{ClientConfig, RootCertStore};
+use aos_tls::{ClientTlsStream, HostCheck, IdentitySlot, Roots, TlsError};
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use url::{Host, Url};
@@ -47,8 +47,8 @@ pub struct Dialer {
 
 impl Dialer {
     /// Connections that present what `identity` holds; an empty slot presents nothing.
-    pub fn new(roots: &Arc<RootCertStore>, identity: &IdentitySlot) -> Result<Self, TlsError> {
-        let config = |check| aos_tls::client_config_hot(Arc::clone(roots), identity.clone(), check);
+    pub fn new(roots: &Roots, identity: &IdentitySlot) -> Result<Self, TlsError> {
+        let config = |check| aos_tls::client_config_hot(roots.clone(), identity.clone(), check);
         Ok(Self { verified: config(HostCheck::Verify)?, loopback: config(HostCheck::ChainOnly)? })
     }
 

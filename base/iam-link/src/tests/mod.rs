@@ -48,6 +48,19 @@ async fn questions_are_answered_and_absence_is_an_error() {
     assert_eq!(link.system_info().await.unwrap().system_id, "unit-1");
 }
 
+// No message tells of new roots: the file is looked at with every handshake.
+#[tokio::test]
+async fn new_roots_count_without_a_restart() {
+    let (old, new) = (Pki::new(), Pki::new());
+    let iam = Iam::secure(&new);
+    let link = link(&iam, Some(&old));
+    assert!(link.system_info().await.unwrap_err().is_passing());
+    let fresh = old.root_file().with_extension("fresh");
+    std::fs::copy(new.root_file(), &fresh).unwrap();
+    std::fs::rename(fresh, old.root_file()).unwrap();
+    assert_eq!(link.system_info().await.unwrap().system_id, "unit-1");
+}
+
 #[tokio::test]
 async fn nodes_and_subjects_are_followed_over_a_restart() {
     let iam = Iam::plain();

@@ -23,9 +23,8 @@ use aos_cloud_protocol::{BlobInfo, Body, Envelope, UnitStatus};
 use aos_cloud_session::DropReason;
 use aos_iam_link::IamLink;
 use aos_ids::{Digest, SystemId, Txn};
-use aos_tls::IdentitySlot;
+use aos_tls::{IdentitySlot, Roots};
 use rusqlite::Connection;
-use rustls::RootCertStore;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::connector::Connector;
@@ -201,7 +200,7 @@ impl Communication {
 /// What the task needs from IAM.
 pub struct Sources {
     /// Roots of the cloud.
-    pub roots: Arc<RootCertStore>,
+    pub roots: Roots,
     /// Certificate and key of type `online`, for handshakes.
     pub slot: IdentitySlot,
     /// The same, to see changes.

@@ -8,18 +8,16 @@ mod network_service;
 mod registry;
 mod service;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aos_ids::{NodeId, RuntimeId};
 use aos_status::{ConfigState, ErrorInfo};
-use aos_tls::{ClientAuth, IdentitySlot, Incoming, Protocol, TlsError};
+use aos_tls::{ClientAuth, IdentitySlot, Incoming, Protocol, Roots, TlsError};
 use aos_unit_api::servicemanager::v5::network_service_server::NetworkServiceServer;
 use aos_unit_api::servicemanager::v5::sm_service_server::SmServiceServer;
 use aos_unit_api::servicemanager::v5::{
     Alert, InstantMonitoring, LogData, SmInfo, UpdateInstances, sm_incoming_messages::SmIncomingMessage,
 };
-use rustls::RootCertStore;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::launcher::records::Report;
@@ -93,7 +91,7 @@ pub struct Parts {
     /// Listen address.
     pub address: String,
     /// Roots that clients are verified with.
-    pub roots: Arc<RootCertStore>,
+    pub roots: Roots,
     /// Our own certificate.
     pub identity: IdentitySlot,
     /// Networks.
@@ -132,7 +130,7 @@ impl Server {
 /// Listens. The registry task tells events and takes commands.
 pub async fn open(parts: Parts) -> Result<(SmController, mpsc::Receiver<Event>, Registry, Server), TlsError> {
     let config =
-        aos_tls::server_config(parts.identity.clone(), ClientAuth::Required(Arc::clone(&parts.roots)))?;
+        aos_tls::server_config(parts.identity.clone(), ClientAuth::RequiredNow(parts.roots.clone()))?;
     let incoming = Incoming::bind_tls(&parts.address, &config, Protocol::Grpc).await?;
     let (command_sender, commands) = mpsc::channel(COMMANDS);
     let (event_sender, events) = mpsc::channel(EVENTS);

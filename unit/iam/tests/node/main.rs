@@ -16,6 +16,7 @@ mod oldmain;
 mod provisioning;
 mod recovery;
 mod rig;
+mod roots;
 mod secondary;
 mod start;
 mod tokens;

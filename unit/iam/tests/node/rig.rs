@@ -499,13 +499,31 @@ impl Authority {
         self.key_of(name, rcgen::ExtendedKeyUsagePurpose::ServerAuth)
     }
 
+    /// As [`Self::client_of`], valid in this time.
+    pub fn client_valid(&self, name: &str, from: SystemTime, until: SystemTime) -> Arc<CertifiedKey> {
+        self.key_with(name, rcgen::ExtendedKeyUsagePurpose::ClientAuth, |params| {
+            params.not_before = from.into();
+            params.not_after = until.into();
+        })
+    }
+
     fn key_of(&self, name: &str, usage: rcgen::ExtendedKeyUsagePurpose) -> Arc<CertifiedKey> {
+        self.key_with(name, usage, |_| {})
+    }
+
+    fn key_with(
+        &self,
+        name: &str,
+        usage: rcgen::ExtendedKeyUsagePurpose,
+        change: impl FnOnce(&mut rcgen::CertificateParams),
+    ) -> Arc<CertifiedKey> {
         let key = rcgen::KeyPair::generate().unwrap();
         let named =
             if usage == rcgen::ExtendedKeyUsagePurpose::ServerAuth { vec![name.to_owned()] } else { vec![] };
         let mut params = rcgen::CertificateParams::new(named).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.extended_key_usages = vec![usage];
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let der = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let key = aos_tls::provider().key_provider.load_private_key(der).unwrap();

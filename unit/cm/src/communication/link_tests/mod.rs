@@ -89,7 +89,7 @@ impl Rig {
         let (system_id_sender, system_id) = watch::channel(Some(unit()));
         let slot = IdentitySlot::new();
         slot.set(receiver.borrow().as_ref().unwrap().certified_key());
-        let sources = Sources { roots: pki.roots(), slot, identity: receiver, system_id, iam };
+        let sources = Sources { roots: pki.roots().into(), slot, identity: receiver, system_id, iam };
         let (way, events, mut task) = open(&config, sources, setup.stored).unwrap();
         if let Some(change) = setup.times {
             change(&mut task.times);

@@ -236,25 +236,18 @@ impl Networks {
     /// All flows the instance may open now, sorted. Instances in the same subnet need none.
     pub fn rules(&self, ident: &InstanceIdent) -> Vec<Rule> {
         let Some(requester) = self.instances.get(ident) else { return Vec::new() };
-        let mut rules: Vec<Rule> = requester
-            .allowed
-            .iter()
-            .flat_map(|allowed| {
-                self.instances
-                    .iter()
-                    .filter(move |(target, known)| {
-                        target.item.as_str() == allowed.item
-                            && known.network != requester.network
-                            && known.ports.contains(&allowed.port)
-                    })
-                    .map(move |(_, known)| Rule {
-                        dst_ip: known.ip,
-                        dst_port: allowed.port.port.clone(),
-                        proto: allowed.port.proto.clone(),
-                        src_ip: requester.ip,
-                    })
-            })
-            .collect();
+        let mut rules = Vec::new();
+        for allowed in &requester.allowed {
+            let of_item = |(target, known): &(&InstanceIdent, &Instance)| {
+                target.item.as_str() == allowed.item && known.network != requester.network
+            };
+            for (_, known) in self.instances.iter().filter(of_item) {
+                for dst_port in known.ports.iter().filter_map(|exposed| allowed.port.common(exposed)) {
+                    let proto = allowed.port.proto.clone();
+                    rules.push(Rule { dst_ip: known.ip, dst_port, proto, src_ip: requester.ip });
+                }
+            }
+        }
         rules.sort();
         rules.dedup();
         rules

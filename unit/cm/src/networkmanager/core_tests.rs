@@ -108,6 +108,54 @@ fn rules_follow_targets() {
     assert_eq!(effects.notices[0].rules[0].dst_ip, second.ip);
 }
 
+// CM-52: a range is allowed where it is exposed too.
+#[test]
+fn ranges_meet_where_both_have_them() {
+    for (allowed, exposed, expected) in [
+        ("8089-8090/tcp", "8089-8090/tcp", vec!["8089-8090"]),
+        ("8090", "8089-8095/tcp", vec!["8090"]),
+        ("8085-8091", "8089-8095", vec!["8089-8091"]),
+        ("8089-8095", "8090", vec!["8090"]),
+        ("8089-8095/udp", "8090", vec![]),
+        ("8089-8095", "8096-8099", vec![]),
+        ("named", "named/tcp", vec!["named"]),
+        ("named", "80", vec![]),
+    ] {
+        let mut nets = Networks::default();
+        nets.node_params(&owner(1), &node(1), &[], 0).unwrap();
+        nets.node_params(&owner(2), &node(1), &[], 0).unwrap();
+        nets.allocate(&ident(2, 0), &owner(2), &node(1), wanted(&[], &[], &[exposed])).unwrap();
+        let asked = wanted(&[], &[&format!("item2/{allowed}")], &[]);
+        let (client, _) = nets.allocate(&ident(1, 0), &owner(1), &node(1), asked).unwrap();
+        let ports: Vec<&str> = client.rules.iter().map(|rule| rule.dst_port.as_str()).collect();
+        assert_eq!(ports, expected, "{allowed} of {exposed}");
+    }
+}
+
+// CM-50, CM-51: what is exhausted says so, and what is given back can be had again.
+#[test]
+fn exhaustion_is_an_error_and_passes() {
+    let mut nets = Networks::default();
+    for n in 1..=4 {
+        nets.node_params(&owner(n), &node(1), &[], 0).unwrap();
+    }
+    assert_eq!(nets.node_params(&owner(5), &node(1), &[], 0).unwrap_err(), NetworkError::NoSubnet);
+    nets.release_node(&owner(2), &node(1)).unwrap();
+    nets.node_params(&owner(5), &node(1), &[], 0).unwrap();
+
+    let subnet: Subnet = "10.0.0.0/29".parse().unwrap();
+    let mut nets = Networks::default();
+    assert!(nets.restore(Change::Network(owner(1), Some((subnet, 7)))));
+    nets.node_params(&owner(1), &node(1), &[], 0).unwrap();
+    for instance in 0..4 {
+        nets.allocate(&ident(1, instance), &owner(1), &node(1), Wanted::default()).unwrap();
+    }
+    let full = nets.allocate(&ident(1, 4), &owner(1), &node(1), Wanted::default());
+    assert_eq!(full.unwrap_err(), NetworkError::NoAddress(subnet));
+    nets.release(&ident(1, 2), &node(1));
+    nets.allocate(&ident(1, 4), &owner(1), &node(1), Wanted::default()).unwrap();
+}
+
 #[test]
 fn malformed_texts_are_refused() {
     let mut nets = Networks::default();
@@ -208,5 +256,55 @@ proptest! {
         for ((o, n), v) in &hosts { prop_assert!(again.restore(Change::Host(o.clone(), n.clone(), Some(*v)))); }
         for (i, v) in &instances { prop_assert!(again.restore(Change::Instance(i.clone(), Some(v.clone())))); }
         prop_assert_eq!(again.instances, nets.instances);
+    }
+
+    // CM-30, CM-52: whatever happens in whatever order, each node knows the complete present list of each of its
+    // instances from answers and notices alone; DIS-15.
+    #[test]
+    fn nodes_always_know_the_present_rules(
+        ops in proptest::collection::vec((0..4u8, 1..4u8, 0..2u64, 1..3u8, 0..3u8, 0..4u8), 1..50)
+    ) {
+        let mut nets = Networks::default();
+        for o in 1..=2 {
+            for n in 1..=2 {
+                nets.node_params(&owner(o), &node(n), &[], u16::from(o)).unwrap();
+            }
+        }
+        let mut seen: BTreeMap<InstanceIdent, Vec<Rule>> = BTreeMap::new();
+        for (kind, item, instance, place, ports, allowed) in ops {
+            let who = ident(item, instance);
+            let (o, n) = (owner(1 + item % 2), node(place));
+            let effects = if kind < 3 {
+                let ports: &[&str] = match ports { 0 => &[], 1 => &["80"], _ => &["80-90", "53/udp"] };
+                let allowed: &[&str] = match allowed {
+                    0 => &[],
+                    1 => &["item1/80", "item2/80"],
+                    2 => &["item2/85-95", "item3/53/udp"],
+                    _ => &["item1/1-65535"],
+                };
+                let (params, effects) = nets.allocate(&who, &o, &n, wanted(&[], allowed, ports)).unwrap();
+                seen.insert(who, params.rules);
+                effects
+            } else {
+                let effects = nets.release(&who, &n);
+                if !effects.changes.is_empty() {
+                    seen.remove(&who);
+                }
+                effects
+            };
+            for notice in effects.notices {
+                prop_assert!(seen.contains_key(&notice.instance));
+                prop_assert_eq!(&nets.instances[&notice.instance].node, &notice.node);
+                seen.insert(notice.instance, notice.rules);
+            }
+            for (known, rules) in &seen {
+                prop_assert_eq!(rules, &nets.rules(known));
+                for rule in rules {
+                    let target = nets.instances.values().find(|other| other.ip == rule.dst_ip).unwrap();
+                    prop_assert_ne!(&target.network, &nets.instances[known].network);
+                    prop_assert!(!target.ports.is_empty());
+                }
+            }
+        }
     }
 }

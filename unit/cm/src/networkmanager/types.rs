@@ -58,7 +58,7 @@ pub struct Rule {
 /// A port with its protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
-    /// Number or range, compared as text.
+    /// Number or range `first-last`; anything else is only compared.
     pub port: String,
     /// `tcp` when not given.
     pub proto: String,
@@ -75,6 +75,29 @@ impl Port {
         }
         Ok(Self { port: port.to_owned(), proto: proto.to_ascii_lowercase() })
     }
+
+    /// The part of this port (or range) that `exposed` covers too, as text; `None` when there is none.
+    pub(super) fn common(&self, exposed: &Self) -> Option<String> {
+        if self.proto != exposed.proto {
+            return None;
+        }
+        if self.port == exposed.port {
+            return Some(self.port.clone());
+        }
+        let ((first, last), (from, to)) = (range(&self.port)?, range(&exposed.port)?);
+        let (first, last) = (first.max(from), last.min(to));
+        match first.cmp(&last) {
+            std::cmp::Ordering::Less => Some(format!("{first}-{last}")),
+            std::cmp::Ordering::Equal => Some(first.to_string()),
+            std::cmp::Ordering::Greater => None,
+        }
+    }
+}
+
+/// First and last of a port or range.
+fn range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once(['-', ':']).unwrap_or((text, text));
+    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
 }
 
 /// A wish to reach a port of another item.

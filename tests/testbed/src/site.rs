@@ -142,6 +142,10 @@ fn unused_folder(base: &Path, name: &str, pid: u32) -> Result<(PathBuf, String)>
         match fs::create_dir(&dir) {
             Ok(()) => return Ok((dir, name)),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && number < 1000 => {}
+            // The last of other sites took the folder of all sites with it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && number < 1000 => {
+                fs::create_dir_all(base).tried(|| format!("cannot make {}", base.display()))?;
+            }
             Err(error) => return Err(error).tried(|| format!("cannot make {}", dir.display())),
         }
     }
@@ -160,7 +164,9 @@ fn sweep(base: &Path, name: &str) -> Result<()> {
             continue;
         }
         let dir = entry.path();
-        let owner_lives = registry::read(&dir).owner.is_some_and(ProcessId::exists);
+        // Without an owner it may be one that is still being made; its process is in the name.
+        let maker = rest.split('.').next().and_then(|pid| pid.parse().ok()).and_then(ProcessId::of);
+        let owner_lives = registry::read(&dir).owner.map_or(maker.is_some(), ProcessId::exists);
         if owner_lives {
             continue;
         }

@@ -277,12 +277,10 @@ impl Error {
         match self {
             Self::Shared(error) => error.code(),
             _ if self.is_no_space() => AosCode::NoMemory,
-            Self::Layer(aos_image_layers::LayerError::Checksum { .. })
-            | Self::Blob(aos_content_store::StoreError::Mismatch { .. }) => AosCode::InvalidChecksum,
-            Self::Layer(aos_image_layers::LayerError::Program { .. }) => AosCode::NotSupported,
-            Self::Layer(error) if error.is_content() => AosCode::InvalidArgument,
-            Self::Layer(_) | Self::Blob(_) | Self::Source { .. } => AosCode::Runtime,
-            Self::Checksum { .. } => AosCode::InvalidChecksum,
+            Self::Layer(error) => layer_code(error),
+            Self::Checksum { .. } | Self::Blob(aos_content_store::StoreError::Mismatch { .. }) => {
+                AosCode::InvalidChecksum
+            }
             Self::Invalid { .. } | Self::Config(_) => AosCode::InvalidArgument,
             Self::NotFound(_) => AosCode::NotFound,
             Self::NotSupported(_) => AosCode::NotSupported,
@@ -294,8 +292,22 @@ impl Error {
             Self::Quota(error) if error.is_no_space() => AosCode::NoMemory,
             Self::Quota(aos_disk_quota::QuotaError::Unavailable { .. }) => AosCode::NotSupported,
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => AosCode::NoMemory,
-            Self::File { .. } | Self::System { .. } | Self::Runtime { .. } => AosCode::Runtime,
+            Self::Blob(_)
+            | Self::Source { .. }
+            | Self::File { .. }
+            | Self::System { .. }
+            | Self::Runtime { .. } => AosCode::Runtime,
             _ => AosCode::Failed,
         }
+    }
+}
+
+fn layer_code(error: &aos_image_layers::LayerError) -> AosCode {
+    use aos_image_layers::LayerError;
+    match error {
+        LayerError::Checksum { .. } => AosCode::InvalidChecksum,
+        LayerError::Program { .. } => AosCode::NotSupported,
+        error if error.is_content() => AosCode::InvalidArgument,
+        _ => AosCode::Runtime,
     }
 }

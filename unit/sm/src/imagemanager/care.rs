@@ -35,7 +35,7 @@ pub fn named(folder: &Path, digest: &Digest) -> Named {
 fn follow(folder: &Path, digest: &Digest, named: &mut Named) -> Result<(), Error> {
     named.blobs.push(*digest);
     let parts = match read_top(&read_blob(folder, digest)?, digest)? {
-        Top::Manifest(parts) => parts,
+        Top::Manifest(parts) => *parts,
         Top::Index(chosen) => {
             named.blobs.push(chosen.digest);
             parse_manifest(&read_blob(folder, &chosen.digest)?, &chosen.digest)?

@@ -38,7 +38,7 @@ pub fn check(content: &[u8], digest: &Digest) -> Result<(), Error> {
 #[derive(Debug)]
 pub enum Top {
     /// The manifest itself.
-    Manifest(Parts),
+    Manifest(Box<Parts>),
     /// An index, and the manifest in it that is for this node.
     Index(Descriptor),
 }
@@ -63,7 +63,7 @@ pub enum Kind {
 pub fn read_top(content: &[u8], digest: &Digest) -> Result<Top, Error> {
     let refused = |reason: String| Error::invalid(format!("index {digest}"), reason);
     let index = Index::read(content).ok().filter(|index| !index.manifests.is_empty());
-    let Some(index) = index else { return parse_manifest(content, digest).map(Top::Manifest) };
+    let Some(index) = index else { return parse_manifest(content, digest).map(Box::new).map(Top::Manifest) };
     let here = Platform {
         architecture: normalised_architecture(std::env::consts::ARCH),
         os: std::env::consts::OS.to_owned(),
@@ -127,7 +127,7 @@ pub fn parse_configs(
 /// The item of a digest from what is on disk. Layers are not looked into.
 pub fn load(folder: &Path, store: &LayerStore, digest: &Digest) -> Result<Image, Error> {
     let parts = match read_top(&read_blob(folder, digest)?, digest)? {
-        Top::Manifest(parts) => parts,
+        Top::Manifest(parts) => *parts,
         Top::Index(chosen) => parse_manifest(&read_blob(folder, &chosen.digest)?, &chosen.digest)?,
     };
     match &parts.what {

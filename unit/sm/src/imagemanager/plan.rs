@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use aos_ids::Digest;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
 use super::documents::{Kind, Parts, Top, load, parse_configs, parse_manifest, read_blob, read_top};
@@ -36,7 +36,7 @@ impl Plan {
     pub async fn run(self) -> Result<Arc<Image>, Error> {
         let digest = self.key.manifest;
         let parts = match self.top(digest).await? {
-            Top::Manifest(parts) => parts,
+            Top::Manifest(parts) => *parts,
             Top::Index(chosen) => {
                 let content = self.document(chosen.digest, Some(chosen.size)).await?;
                 parse_manifest(&content, &chosen.digest)?
@@ -52,7 +52,7 @@ impl Plan {
                     digest: layer.digest,
                     size: layer.size,
                 };
-                try_join_all(parts.manifest.layers.iter().map(|layer| self.get(raw(layer)))).await?;
+                self.get_all(parts.manifest.layers.iter().map(raw)).await?;
             }
         }
         let (folder, layers) = (self.surroundings.folder.clone(), self.surroundings.layers.clone());
@@ -71,14 +71,18 @@ impl Plan {
         )
         .await?;
         let (_, _, layers) = parse_configs(parts, item_config, &config, &item)?;
-        try_join_all(layers.into_iter().map(|layer| self.get(Content::Layer(layer)))).await?;
-        Ok(())
+        self.get_all(layers.into_iter().map(Content::Layer)).await
     }
 
     async fn document(&self, digest: Digest, size: Option<u64>) -> Result<Vec<u8>, Error> {
         self.get(Content::Document { digest, size }).await?;
         let folder = self.surroundings.folder.clone();
         blocking(move || read_blob(&folder, &digest)).await?
+    }
+
+    /// All of them at once. When one fails the others are finished: the next try has less to do.
+    async fn get_all(&self, contents: impl Iterator<Item = Content>) -> Result<(), Error> {
+        join_all(contents.map(|content| self.get(content))).await.into_iter().collect()
     }
 
     async fn get(&self, content: Content) -> Result<(), Error> {

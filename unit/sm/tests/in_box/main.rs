@@ -14,6 +14,7 @@ mod image;
 mod images;
 mod launcher;
 mod logs;
+mod measure;
 mod names;
 mod native;
 mod networks;
@@ -23,6 +24,7 @@ mod quotas;
 mod resources;
 mod sm;
 mod tests;
+mod vlans;
 mod watch;
 
 use std::process::ExitCode;

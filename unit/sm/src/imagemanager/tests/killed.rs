@@ -82,11 +82,11 @@ async fn an_installation_killed_at_any_step_leaves_no_rubbish() {
             for row in rows {
                 manager.database.drop_item(row.item, row.version).await.unwrap();
             }
-            manager.use_only(&[]).await;
+            manager.use_only(&[]);
             manager.wait_contents([0, 0, 0, 0]).await;
         } else {
             manager.install("item", "1.0.0", service.manifest).await.unwrap();
-            manager.use_only(&[("item", "1.0.0")]).await;
+            manager.use_only(&[("item", "1.0.0")]);
             manager.wait_contents([5, 2, 0, 0]).await;
             assert!(manager.images.present(&service.manifest).is_some());
         }

@@ -165,7 +165,7 @@ async fn what_is_not_wanted_any_more_is_not_fetched_on() {
         manager.wait_contents([3, 0, 0, 0]).await;
     }
     // What only the given-up plan had asked for goes with the next cleaning.
-    manager.use_only(&[]).await;
+    manager.use_only(&[]);
     manager.wait_contents([0, 0, 0, 0]).await;
     cm.state().held.clear();
     manager.install("item", "1.0.0", service.manifest).await.unwrap();
@@ -241,7 +241,7 @@ async fn an_unwanted_item_that_was_tampered_with_goes() {
     let service = cm.service(&[tar(&[("a", b"A")])]);
     let manager = Manager::open(folder.path(), &cm, RETENTION);
     let image = manager.install("item", "1.0.0", service.manifest).await.unwrap();
-    manager.use_only(&[]).await;
+    manager.use_only(&[]);
     while manager.versions().await != [("item".to_owned(), "1.0.0".to_owned(), false)] {
         tokio::task::yield_now().await;
     }
@@ -251,7 +251,7 @@ async fn an_unwanted_item_that_was_tampered_with_goes() {
     while !manager.versions().await.is_empty() {
         tokio::task::yield_now().await;
     }
-    manager.use_only(&[]).await;
+    manager.use_only(&[]);
     manager.wait_contents([0, 0, 0, 0]).await;
     assert_eq!(cm.requests(&service.packed[0]), 1);
 }
@@ -267,7 +267,7 @@ async fn unwanted_versions_go_when_their_time_is_over_and_shared_layers_stay() {
     for (number, version) in versions.iter().enumerate() {
         let name = format!("{number}.0.0");
         manager.install("item", &name, version.manifest).await.unwrap();
-        manager.use_only(&[("item", &name)]).await;
+        manager.use_only(&[("item", &name)]);
     }
     // Three documents of two versions share one, two layers and the shared one, three marks.
     manager.wait_contents([8, 3, 0, 0]).await;
@@ -279,7 +279,7 @@ async fn unwanted_versions_go_when_their_time_is_over_and_shared_layers_stay() {
     let mut old = rows.remove(rows.iter().position(|row| row.version == "1.0.0").unwrap());
     old.removed_at = old.removed_at.map(|at| at - 3601);
     manager.database.put_item(old).await.unwrap();
-    manager.use_only(&[("item", "2.0.0")]).await;
+    manager.use_only(&[("item", "2.0.0")]);
     manager.wait_contents([5, 2, 0, 0]).await;
     assert_eq!(manager.versions().await, [row("2.0.0", true)]);
 
@@ -310,7 +310,7 @@ async fn an_index_leads_to_the_image_for_this_node() {
     assert!(manager.images.present(&index).is_some());
     let error = manager.install("other", "1.0.0", foreign).await.unwrap_err();
     assert!(error.to_string().contains("no image for"), "{error}");
-    manager.use_only(&[("item", "1.0.0")]).await;
+    manager.use_only(&[("item", "1.0.0")]);
     // Index, manifest, two configurations, mark.
     manager.wait_contents([5, 1, 0, 0]).await;
 }

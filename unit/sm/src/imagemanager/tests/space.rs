@@ -93,7 +93,7 @@ fn a_disk_that_fills_up_half_way_breaks_nothing() {
         assert!(info.message.contains("not enough space"), "{}", info.message);
         assert_eq!(manager.contents()["tmp"], 0);
         assert_eq!(manager.versions().await, [row("small", "1.0.0", true)]);
-        manager.use_only(&[("small", "1.0.0")]).await;
+        manager.use_only(&[("small", "1.0.0")]);
         manager.wait_contents([4, 1, 0, 0]).await;
         manager.install("small", "1.0.0", small.manifest).await.unwrap();
 

@@ -170,7 +170,10 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     let mut header =
         format!("HTTP/1.1 {} X\r\nContent-Length: {}\r\n", if start > 0 { 206 } else { 200 }, body.len());
     if start > 0 {
-        header.push_str(&format!("Content-Range: bytes {start}-{}/{}\r\n", content.len() - 1, content.len()));
+        let _ = std::fmt::Write::write_fmt(
+            &mut header,
+            format_args!("Content-Range: bytes {start}-{}/{}\r\n", content.len() - 1, content.len()),
+        );
     }
     header.push_str("\r\n");
     let _ = stream.write_all(header.as_bytes());
@@ -297,7 +300,7 @@ impl Manager {
         .await;
     }
 
-    pub async fn use_only(&self, items: &[(&str, &str)]) {
+    pub fn use_only(&self, items: &[(&str, &str)]) {
         let items = items.iter().map(|(item, version)| ((*item).to_owned(), (*version).to_owned())).collect();
         self.images.in_use(items);
     }

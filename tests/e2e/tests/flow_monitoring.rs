@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{Scene, UNIT, Way};
-use serde_json::Value;
+use common::{ITEM, Scene, UNIT, Way};
+use serde_json::{Value, json};
 
 // REL-15
 #[test]
@@ -36,4 +36,41 @@ fn samples_of_the_node_reach_the_cloud_again_and_again() {
     assert!(table.contains("main") && table.contains("CPU"), "{table}");
     let nothing = scene.stage.operator.get(&format!("units/{UNIT}/monitoring/?after={}", i64::MAX)).unwrap();
     assert_eq!(nothing["items"], Value::Array(vec![]));
+}
+
+// SM-62, PRO-75, PRO-82, PRO-84, CLO-21, CLO-22, DIS-14, CM-16, CM-28, CM-29: what a real service uses reaches
+// the cloud with its states, and the alert of its own rule.
+#[test]
+fn samples_and_quota_alerts_of_an_instance_reach_the_cloud() {
+    let mut scene = Scene::online("e2e-instance-load");
+    scene.service("1.0.0", "measured", |service| {
+        service
+            .set_config(&json!({
+                "author": "tests", "hostname": ITEM, "baseLayerIsNodeRootfs": false,
+                "runtimes": [{"codename": "crun"}, {"codename": "runc"}],
+                "quotas": {"ramLimit": 64 << 20, "pidsLimit": 32, "noFileLimit": 256},
+                "alertRules": {"ram": {"minTimeout": "1s", "minThreshold": 0, "maxThreshold": 0}},
+            }))
+            .unwrap();
+    });
+    let measured = |frame: &common::Frame| frame.data()["instances"][0]["items"][0].is_object();
+    let frame = scene.wait_frame(0, Way::Out, "monitoringData", measured);
+    let instance = &frame.data()["instances"][0];
+    assert_eq!((&instance["instance"], &instance["node"]["codename"]), (&json!(0), &json!("main")));
+    let sample = &instance["items"][0];
+    assert!(sample["ram"].as_u64().unwrap() > 0 && sample["timestamp"].is_string(), "{sample}");
+    let states = scene.sent(Way::Out, "monitoringData").into_iter().any(|frame| {
+        let states = frame.data()["instances"][0]["itemStates"].as_array().cloned().unwrap_or_default();
+        states.iter().any(|one| one["state"] == "active")
+    });
+    assert!(states, "its states are told beside its samples");
+    scene.wait_document("the alert", &format!("units/{UNIT}/alerts/"), |page| {
+        let items = page["items"].as_array().cloned().unwrap_or_default();
+        items.iter().any(|entry| {
+            let alert = &entry["alert"];
+            alert["tag"] == "instanceQuotaAlert" && alert["parameter"] == "ram" && alert["value"].is_u64()
+        })
+    });
+    let table = scene.run(&["alerts", UNIT]);
+    assert!(table.contains("instanceQuota"), "{table}");
 }

@@ -117,16 +117,6 @@ impl AlertSender {
         self.put(instance_item(ident.into(), version, message));
     }
 
-    /// A fault in a core component.
-    pub fn core(&self, component: Core, message: &str) {
-        self.put(core_item(component, message));
-    }
-
-    /// A fault of the system.
-    pub fn system(&self, message: &str) {
-        self.put(system_item(message));
-    }
-
     /// The node is over a threshold; `parameter` is `cpu`, `ram`, `download`, `upload` or a partition.
     pub fn system_quota(&self, parameter: &str, value: u64, status: QuotaStatus) {
         self.put(AlertItem::SystemQuotaAlert(wire::SystemQuotaAlert {

@@ -101,7 +101,7 @@ fn item() -> Value {
         "baseLayerIsNodeRootfs": false,
         "runtimes": [{"codename": "crun"}],
         "quotas": {
-            "cpuDMIPSLimit": 1000, "ramLimit": 64 << 20, "pidsLimit": 32, "noFileLimit": 256, "tmpLimit": 1 << 20,
+            "cpuDMIPSLimit": 100, "ramLimit": 16 << 20, "pidsLimit": 32, "noFileLimit": 256, "tmpLimit": 1 << 20,
             "stateLimit": 64 << 10, "storageLimit": 1 << 20, "downloadSpeed": 100_000, "uploadSpeed": 100_000,
             "downloadLimit": 1_u64 << 40, "uploadLimit": 1_u64 << 40,
         },

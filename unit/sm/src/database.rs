@@ -1,7 +1,8 @@
 //! What the Service Manager must know after a restart, in one SQLite file (`<workingDir>/sm.db`).
 //!
 //! One thread owns the connection and runs one piece of work after the other, so that no commit stalls the
-//! runtime thread; modules hold a handle. Every write is one transaction, durable when the call returns.
+//! runtime thread; modules hold a handle. Every write is all or nothing and durable when the call returns; what
+//! is asked for at the same time shares one wait for the disk.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +18,8 @@ use crate::Error;
 use crate::instance::InstanceInfo;
 use crate::networkmanager::{InstanceNetwork, NodeNetwork};
 
-const MIGRATIONS: Migrations = Migrations::new(&["
+const MIGRATIONS: Migrations = Migrations::new(&[
+    "
     CREATE TABLE instances (id TEXT NOT NULL, key TEXT PRIMARY KEY, info TEXT NOT NULL) STRICT;
     CREATE TABLE starts (id TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
     CREATE TABLE networks (id TEXT PRIMARY KEY, params TEXT NOT NULL) STRICT;
@@ -26,11 +28,18 @@ const MIGRATIONS: Migrations = Migrations::new(&["
         item TEXT NOT NULL, version TEXT NOT NULL, manifest TEXT NOT NULL,
         removed_at INTEGER, PRIMARY KEY (item, version)) STRICT;
     CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-", "
+",
+    "
     CREATE TABLE ready (id TEXT PRIMARY KEY, pid INTEGER NOT NULL) STRICT;
-"]);
+",
+]);
 
-type Work = Box<dyn FnOnce(&mut Connection) + Send>;
+/// A piece of work; answers how to tell its result once it is durable, or is not.
+type Work = Box<dyn FnOnce(&mut Connection) -> Tell + Send>;
+type Tell = Box<dyn FnOnce(Option<rusqlite::Error>)>;
+
+/// Most pieces of work that become durable together.
+const TOGETHER: usize = 32;
 
 /// Handle of the database thread.
 #[derive(Clone)]
@@ -60,8 +69,10 @@ impl Database {
             .name("database".to_owned())
             .stack_size(256 * 1024)
             .spawn(move || {
-                while let Some(work) = queue.blocking_recv() {
-                    work(&mut connection);
+                while let Some(first) = queue.blocking_recv() {
+                    let more = std::iter::from_fn(|| queue.try_recv().ok());
+                    let batch: Vec<Work> = std::iter::once(first).chain(more.take(TOGETHER - 1)).collect();
+                    carry_out(&mut connection, batch);
                 }
             })
             .map_err(Error::system("start the database thread"))?;
@@ -75,7 +86,10 @@ impl Database {
     ) -> Result<T, Error> {
         let (answer, result) = oneshot::channel();
         let work: Work = Box::new(move |connection| {
-            let _ = answer.send(work(connection));
+            let done = separately(connection, work);
+            Box::new(move |failed| {
+                let _ = answer.send(failed.map_or(done, Err));
+            })
         });
         self.work.send(work).await.map_err(|_| Error::Ended("the database"))?;
         result
@@ -97,7 +111,7 @@ impl Database {
             rows.push((info.id(), key_of(info), encode("an instance", info)?));
         }
         self.call("store instances", move |db| {
-            let change = db.transaction()?;
+            let change = db.savepoint()?;
             for key in remove {
                 change.execute("DELETE FROM instances WHERE key = ?1", params![key])?;
             }
@@ -267,6 +281,40 @@ impl Database {
     }
 }
 
+/// What came in together becomes durable together: one wait for the disk in place of many.
+fn carry_out(connection: &mut Connection, batch: Vec<Work>) {
+    let begun = connection.execute_batch("BEGIN");
+    let tell: Vec<Tell> = batch.into_iter().map(|work| work(connection)).collect();
+    let committed = begun.and_then(|()| connection.execute_batch("COMMIT"));
+    if committed.is_err() {
+        // Nothing of it may stay: its owners are told that it failed.
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    for tell in tell {
+        tell(committed.as_ref().err().map(same));
+    }
+}
+
+/// A piece of work that fails changes nothing and spoils nothing else.
+fn separately<T>(
+    connection: &mut Connection,
+    work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    connection.execute_batch("SAVEPOINT one")?;
+    let done = work(connection);
+    let end = if done.is_ok() { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
+    connection.execute_batch(end)?;
+    done
+}
+
+/// The same error once more.
+fn same(error: &rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqliteFailure(code, text) => rusqlite::Error::SqliteFailure(*code, text.clone()),
+        other => rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(1), Some(other.to_string())),
+    }
+}
+
 /// Key of the row: all five parts of the identity.
 pub fn key_of(info: &InstanceInfo) -> String {
     ident_key(&info.ident)
@@ -343,5 +391,33 @@ mod tests {
         assert_eq!(database.starts().await.unwrap().get("x"), Some(&2));
         assert_eq!(database.fact("node").await.unwrap(), Some(vec![9]));
         assert_eq!(database.fact("none").await.unwrap(), None);
+    }
+
+    // Many pieces of work at once: all are there, and one that fails neither leaves a part of itself nor takes
+    // others along.
+    #[tokio::test]
+    async fn what_fails_in_a_batch_spoils_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sm.db");
+        let database = Database::open(&path).unwrap();
+        let counts = (0..100).map(|number| {
+            let database = database.clone();
+            async move {
+                let id = format!("x{}", number % 10);
+                let good = database.count_start(id);
+                let bad = database.call("fail", |db| {
+                    db.execute("INSERT INTO starts (id, count) VALUES ('bad', 1)", [])?;
+                    db.execute("INSERT INTO nothing VALUES (1)", [])
+                });
+                let (good, bad) = futures_util::future::join(good, bad).await;
+                (good.is_ok(), bad.is_err())
+            }
+        });
+        let done = futures_util::future::join_all(counts).await;
+        assert!(done.iter().all(|&(good, bad)| good && bad));
+        drop(database);
+        let starts = Database::open(&path).unwrap().starts().await.unwrap();
+        assert_eq!(starts.len(), 10, "{starts:?}");
+        assert!(starts.values().all(|&count| count == 10));
     }
 }

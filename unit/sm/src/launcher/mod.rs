@@ -149,7 +149,10 @@ impl Launcher {
                 Some(done) = jobs.join_next_with_id() => match done {
                     Ok((id, done)) => {
                         self.open.remove(&id);
-                        self.on_done(done)
+                        match self.on_done(done) {
+                            Some(event) => event,
+                            None => continue,
+                        }
                     }
                     Err(error) => {
                         if !error.is_cancelled() {
@@ -194,19 +197,24 @@ impl Launcher {
         Event::Exited { id, pid, ended: Ended { code, signal, out_of_memory } }
     }
 
-    fn on_done(&mut self, done: Done) -> Event {
+    /// The event of an order that is through; none when its second half follows.
+    fn on_done(&mut self, done: Done) -> Option<Event> {
         match done {
-            Done::Event(event) => event,
+            Done::Event(event) => Some(event),
             Done::Prepared(info, image) => {
                 let facts = facts_of(&image);
                 self.images.insert(info.ident.clone(), image);
-                Event::Prepared(info, Ok(facts))
+                Some(Event::Prepared(info, Ok(facts)))
             }
-            Done::Started(event, count) => {
-                if let (Event::Started(info, _), Some(count)) = (&event, count) {
+            Done::Provided(job, count) => {
+                let info = Box::new(job.info.clone());
+                if let Some(count) = count {
                     self.starts.insert(info.id(), count);
                 }
-                event
+                let (pool, rank) = (Pool::Start(info.runtime.clone()), u64::MAX - info.priority);
+                let work = Arc::clone(&self.workshop).start(job);
+                self.queue.push(pool, rank, Order::Start(info), Box::pin(work));
+                None
             }
         }
     }
@@ -323,11 +331,9 @@ impl Launcher {
                 }
                 Action::Abandon(ident) => more.extend(self.abandon(&ident)),
                 Action::Start(info) => {
-                    let image = self.images.remove(&info.ident);
-                    let pool = Pool::Start(info.runtime.clone());
-                    let rank = u64::MAX - info.priority;
-                    let work = Arc::clone(&self.workshop).start(info.clone(), image);
-                    self.queue.push(pool, rank, Order::Start(info), Box::pin(work));
+                    let (rank, image) = (u64::MAX - info.priority, self.images.remove(&info.ident));
+                    let work = Arc::clone(&self.workshop).provide(info.clone(), image);
+                    self.queue.push(Pool::Provide, rank, Order::Start(info), Box::pin(work));
                 }
                 Action::Stop { info, why, runtimes } => {
                     let (rank, order) = (info.priority, Order::Stop(info.ident.clone()));

@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub enum Pool {
     /// Getting images.
     Prepare,
+    /// Getting network, resources, limits and secret for a start; what is asked for together is made together.
+    Provide,
     /// Starting in a runtime.
     Start(String),
     /// Stopping.
@@ -31,6 +33,7 @@ impl Pool {
     const fn places(&self) -> usize {
         match self {
             Self::Prepare => 4,
+            Self::Provide => 32,
             Self::Start(_) => 4,
             Self::Stop => 16,
             Self::Probe => 8,

@@ -51,8 +51,8 @@ pub enum Done {
     Event(Event),
     /// The image is here.
     Prepared(Box<InstanceInfo>, Arc<Image>),
-    /// The start was tried; with the number of starts there have been.
-    Started(Event, Option<u64>),
+    /// Everything for a start is here; with the number of starts there have been.
+    Provided(Box<StartJob>, Option<u64>),
 }
 
 impl Workshop {
@@ -72,26 +72,40 @@ impl Workshop {
         }
     }
 
-    pub async fn start(self: Arc<Self>, info: Box<InstanceInfo>, image: Option<Arc<Image>>) -> Done {
-        let id = info.id();
+    /// First half of a start: everything but the process.
+    pub async fn provide(self: Arc<Self>, info: Box<InstanceInfo>, image: Option<Arc<Image>>) -> Done {
         // Counted before it happens: a crash in between may count one too many, never one too few.
-        let counting = self.database.count_start(id.clone());
-        let (counted, provided) = futures_util::future::join(counting, self.provide(&info, image)).await;
+        let counting = self.database.count_start(info.id());
+        let (counted, job) = futures_util::future::join(counting, self.everything(&info, image)).await;
         if let Err(error) = &counted {
             tracing::error!("{}", error.info().message);
         }
-        let result = match provided {
-            Ok(job) => self.run(&job).await,
+        match job {
+            Ok(job) => Done::Provided(Box::new(job), counted.ok()),
+            Err(error) => self.failed_start(info, &error).await,
+        }
+    }
+
+    /// Second half of a start: the process.
+    pub async fn start(self: Arc<Self>, job: Box<StartJob>) -> Done {
+        let started = match self.runtime(&job.info.runtime) {
+            Ok(runtime) => runtime.start(&job).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = &result {
-            self.take_back(&info, error).await;
+        let info = Box::new(job.info.clone());
+        match started {
+            Ok(pid) => Done::Event(Event::Started(info, Ok(pid))),
+            Err(error) => self.failed_start(info, &error).await,
         }
-        Done::Started(Event::Started(info, result.map_err(|error| failure(&error))), counted.ok())
+    }
+
+    async fn failed_start(&self, info: Box<InstanceInfo>, error: &Error) -> Done {
+        self.take_back(&info, error).await;
+        Done::Event(Event::Started(info, Err(failure(error))))
     }
 
     /// Everything an instance needs, before its process.
-    async fn provide(&self, info: &InstanceInfo, image: Option<Arc<Image>>) -> Result<StartJob, Error> {
+    async fn everything(&self, info: &InstanceInfo, image: Option<Arc<Image>>) -> Result<StartJob, Error> {
         let runtime = self.runtime(&info.runtime)?;
         let image = match image {
             Some(image) => image,
@@ -118,10 +132,6 @@ impl Workshop {
         // Folders first: limits may need ones of a special kind.
         let data = data.make(info)?;
         Ok(StartJob { info: info.clone(), image, attached, network, secret, data })
-    }
-
-    async fn run(&self, job: &StartJob) -> Result<i32, Error> {
-        self.runtime(&job.info.runtime)?.start(job).await
     }
 
     async fn secret(&self, info: &InstanceInfo, item: &ItemConfig) -> Result<Option<Secret>, Error> {

@@ -14,7 +14,6 @@ mod image;
 mod images;
 mod launcher;
 mod logs;
-mod measure;
 mod names;
 mod native;
 mod networks;

@@ -37,7 +37,6 @@ use crate::probes::{probes_decide_about_active_and_restart, probes_look_into_nat
 use crate::networks::{
     the_destination_and_the_source_must_both_allow_a_connection, the_order_of_starts_means_nothing_to_the_firewall, rules_that_come_later_are_appended_once, no_packet_is_lost_while_the_manager_restarts, the_last_stop_leaves_no_network, bandwidth_is_bounded_both_ways, public_traffic_is_counted_bounded_and_kept, an_impossible_rule_fails_its_instance_alone, a_filter_that_was_emptied_is_filled_again,
 };
-use crate::measure::zz_measure;
 use crate::sm::Sm;
 
 use crate::quotas::{
@@ -108,7 +107,6 @@ tests! {
     changed_variables_keep_state_and_others,
     the_time_without_the_cloud_is_kept_over_restarts,
     two_hundred_kills_during_churn_leave_nothing_behind,
-    zz_measure,
     names_resolve_whoever_is_killed,
     a_name_belongs_to_one_instance,
     a_stream_begins_in_order_and_ends_with_a_pause,

@@ -121,8 +121,8 @@ fn describe(topic: Topic, answer: &Value, now: i64) -> String {
     let list = elements(answer);
     match topic {
         Topic::Nodes => table(
-            &["NODE", "TYPE", "STATE", "CONNECTED", "ERROR"],
-            &rows(list, &["/id", "/type", "/state", "/connected", "/error"]),
+            &["NODE", "TYPE", "STATE", "CONNECTED", "CERTIFICATE UNTIL", "ERROR"],
+            &rows(list, &["/id", "/type", "/state", "/connected", "/certificate/notAfter", "/error"]),
         ),
         Topic::Certificates if list.is_empty() => {
             "no certificates: the node is not provisioned, or its token is empty (see `aos iam token`)\n"

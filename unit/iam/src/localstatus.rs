@@ -13,7 +13,7 @@ use crate::Error;
 use crate::certhandler::{CertHandler, CertRecord};
 use crate::currentnode::NodeInfo;
 use crate::identhandler::IdentHandler;
-use crate::nodemanager::NodeManager;
+use crate::nodemanager::{NodeManager, Shown};
 
 const COMPONENT: &str = "iam";
 /// Where the health of the tokens is asked for: a socket of its own, because looking takes the tokens' time.
@@ -58,20 +58,24 @@ impl Sources {
 impl Sources {
     /// The nodes of the Unit on the main node, elsewhere this one, whose link is the main node's to tell.
     fn nodes(&self, own: &NodeInfo) -> Value {
-        let node = |info: &NodeInfo, connected: Option<bool>| {
+        let node = |info: &NodeInfo, connected: Option<bool>, shown: Option<&Shown>| {
             json!({
                 "id": info.node_id,
                 "type": info.node_type,
                 "title": info.title,
                 "state": info.state,
                 "connected": connected,
+                "certificate": shown.map(|shown| json!({
+                    "serial": hex::encode(&shown.serial),
+                    "notAfter": jiff::Timestamp::from_second(shown.not_after).map(|at| at.to_string()).ok(),
+                })),
                 "error": info.error.as_ref().map(ToString::to_string),
             })
         };
-        let Some(manager) = &self.nodes else { return json!([node(own, None)]) };
+        let Some(manager) = &self.nodes else { return json!([node(own, None, None)]) };
         let nodes = manager.nodes();
         let entries = nodes.ids().into_iter().filter_map(|id| nodes.get(&id).ok());
-        entries.map(|entry| node(&entry.info, Some(entry.connected))).collect()
+        entries.map(|entry| node(&entry.info, Some(entry.connected), entry.shown.as_ref())).collect()
     }
 
     /// The health of the tokens.

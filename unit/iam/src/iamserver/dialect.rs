@@ -19,7 +19,7 @@ use super::public::Public;
 use super::{failed, generation5};
 use crate::Error;
 use crate::currentnode::NodeInfo;
-use crate::nodemanager::{NodeStream, Side, ToNode as Order};
+use crate::nodemanager::{NodeStream, Shown, Side, ToNode as Order};
 
 const STREAM_QUEUE: usize = 16;
 
@@ -181,11 +181,12 @@ pub async fn register<D: Dialect>(
     if let (Side::Protected, Some(access)) = (side, &api.access) {
         access.check("RegisterNode", request.extensions().get::<ConnectionPeer>())?;
     }
+    let shown = aos_tls::peer_of(&request).map(shown);
     let inbound = request.into_inner();
     if api.stop.is_triggered() {
         return Err(stopping());
     }
-    let opened = public.nodes()?.open_stream(side).await;
+    let opened = public.nodes()?.open_stream(side, shown).await;
     let (stream, requests) = opened.map_err(|error| match error {
         Error::Stopping => stopping(),
         other => failed(&other),
@@ -202,6 +203,11 @@ pub async fn register<D: Dialect>(
         }
     });
     Ok(Response::new(ReceiverStream::new(answers)))
+}
+
+fn shown(peer: &aos_tls::PeerIdentity) -> Shown {
+    let end = peer.not_after.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Shown { serial: peer.serial.clone(), not_after: i64::try_from(end.as_secs()).unwrap_or(i64::MAX) }
 }
 
 /// Carries messages between a node's stream and the node manager until either ends.

@@ -24,7 +24,7 @@ mod table;
 mod tests;
 
 pub use controller::{Side, StreamEnd};
-pub use table::Nodes;
+pub use table::{Nodes, Shown};
 
 use controller::{Action, CallError, CallId, Controller, Event, StreamId};
 use table::Keep;
@@ -38,7 +38,7 @@ const MAX_STREAMS: usize = 64;
 pub type ToNode = Result<Request, StreamEnd>;
 
 enum Command {
-    Open(Side, oneshot::Sender<Result<(StreamId, mpsc::Receiver<ToNode>), Error>>),
+    Open(Side, Option<Shown>, oneshot::Sender<Result<(StreamId, mpsc::Receiver<ToNode>), Error>>),
     Stream(StreamEvent),
     Call(String, Box<Request>, oneshot::Sender<Result<Box<Message>, CallError>>),
     SetState(String, NodeState, oneshot::Sender<Result<(), Error>>),
@@ -105,10 +105,14 @@ impl NodeManager {
         self.nodes.clone()
     }
 
-    /// A node has opened a stream.
-    pub async fn open_stream(&self, side: Side) -> Result<(NodeStream, mpsc::Receiver<ToNode>), Error> {
+    /// A node has opened a stream and shown this certificate.
+    pub async fn open_stream(
+        &self,
+        side: Side,
+        shown: Option<Shown>,
+    ) -> Result<(NodeStream, mpsc::Receiver<ToNode>), Error> {
         let (answer, result) = oneshot::channel();
-        self.commands.send(Command::Open(side, answer)).await.map_err(|_| Error::Stopping)?;
+        self.commands.send(Command::Open(side, shown, answer)).await.map_err(|_| Error::Stopping)?;
         let (id, requests) = result.await.map_err(|_| Error::Stopping)??;
         Ok((NodeStream { id, commands: self.commands.clone() }, requests))
     }
@@ -140,6 +144,12 @@ impl NodeManager {
     }
 }
 
+/// The way to a node, and what it showed.
+struct Writer {
+    requests: mpsc::Sender<ToNode>,
+    shown: Option<Shown>,
+}
+
 /// The node manager's task.
 pub struct Task {
     commands: mpsc::Receiver<Command>,
@@ -148,7 +158,7 @@ pub struct Task {
     published: watch::Sender<Arc<Nodes>>,
     store: Worker<Store>,
     controller: Controller,
-    writers: BTreeMap<StreamId, mpsc::Sender<ToNode>>,
+    writers: BTreeMap<StreamId, Writer>,
     answers: BTreeMap<CallId, oneshot::Sender<Result<Box<Message>, CallError>>>,
     last_stream: StreamId,
     last_call: CallId,
@@ -215,14 +225,14 @@ impl Task {
 
     async fn command(&mut self, command: Command) -> Result<Option<Event>, Error> {
         Ok(match command {
-            Command::Open(_, answer) if self.writers.len() >= MAX_STREAMS => {
+            Command::Open(_, _, answer) if self.writers.len() >= MAX_STREAMS => {
                 let _ = answer.send(Err(Error::TooMany("too many streams of nodes".into())));
                 None
             }
-            Command::Open(side, answer) => {
+            Command::Open(side, shown, answer) => {
                 self.last_stream += 1;
                 let (writer, requests) = mpsc::channel(STREAM_QUEUE);
-                self.writers.insert(self.last_stream, writer);
+                self.writers.insert(self.last_stream, Writer { requests: writer, shown });
                 if answer.send(Ok((self.last_stream, requests))).is_err() {
                     self.writers.remove(&self.last_stream);
                     return Ok(None);
@@ -269,7 +279,10 @@ impl Task {
     async fn act(&mut self, action: Action) -> Result<Option<StreamId>, Error> {
         match action {
             Action::Send(id, request) => {
-                let sent = self.writers.get(&id).is_some_and(|writer| writer.try_send(Ok(*request)).is_ok());
+                let sent = self
+                    .writers
+                    .get(&id)
+                    .is_some_and(|writer| writer.requests.try_send(Ok(*request)).is_ok());
                 if !sent {
                     tracing::warn!("a node does not take its requests, its stream is ended");
                     self.writers.remove(&id);
@@ -279,18 +292,22 @@ impl Task {
             Action::End(id, reason) => {
                 tracing::warn!("a node's stream is ended: {reason}");
                 if let Some(writer) = self.writers.remove(&id) {
-                    let _ = writer.try_send(Err(reason));
+                    let _ = writer.requests.try_send(Err(reason));
                 }
                 return Ok(Some(id));
             }
             Action::Connected(id, info) => {
                 tracing::info!("node {} is connected and {}", info.node_id, info.state);
+                let node = info.node_id.clone();
                 match self.nodes.set(*info) {
-                    Ok(keep) => self.keep(keep).await?,
+                    Ok(keep) => {
+                        self.nodes.show(&node, self.writers.get(&id).and_then(|writer| writer.shown.clone()));
+                        self.keep(keep).await?;
+                    }
                     Err(error) => {
                         tracing::warn!("a node is not taken: {}", crate::error::chain(&error));
                         if let Some(writer) = self.writers.remove(&id) {
-                            let _ = writer.try_send(Err(StreamEnd::Full));
+                            let _ = writer.requests.try_send(Err(StreamEnd::Full));
                         }
                         return Ok(Some(id));
                     }

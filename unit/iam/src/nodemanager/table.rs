@@ -17,8 +17,19 @@ pub struct Entry {
     pub info: NodeInfo,
     /// Whether it is reachable now.
     pub connected: bool,
+    /// What it showed when it connected last; none without mutual TLS.
+    pub shown: Option<Shown>,
     /// Number of the change that made it so; 0 for what was there at start.
     pub revision: u64,
+}
+
+/// The certificate of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Serial number, big endian without leading zeros.
+    pub serial: Vec<u8>,
+    /// End of validity, seconds since 1970 UTC.
+    pub not_after: i64,
 }
 
 /// All known nodes, at most 16.
@@ -45,7 +56,7 @@ impl Nodes {
         let entries = stored
             .into_iter()
             .take(MAX_NODES)
-            .map(|info| (info.node_id.clone(), Entry { info, connected: false, revision: 0 }))
+            .map(|info| (info.node_id.clone(), Entry { info, connected: false, shown: None, revision: 0 }))
             .collect();
         Self { entries, revision: 0 }
     }
@@ -90,6 +101,13 @@ impl Nodes {
         Ok(keep)
     }
 
+    /// Notes the certificate that a node has shown; no change of what the node is.
+    pub fn show(&mut self, id: &str, shown: Option<Shown>) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.shown = shown;
+        }
+    }
+
     /// Changes a node's state.
     pub fn set_state(&mut self, id: &str, state: NodeState) -> Result<Keep, Error> {
         let entry = self.get(id)?;
@@ -124,6 +142,8 @@ impl Nodes {
 
     fn put(&mut self, info: NodeInfo, connected: bool) {
         self.revision += 1;
-        self.entries.insert(info.node_id.clone(), Entry { info, connected, revision: self.revision });
+        let shown = self.entries.remove(&info.node_id).and_then(|known| known.shown);
+        let entry = Entry { info, connected, shown, revision: self.revision };
+        self.entries.insert(entry.info.node_id.clone(), entry);
     }
 }

@@ -12,6 +12,7 @@ mod health;
 mod kills;
 mod kills_elsewhere;
 mod nodes;
+mod offered;
 mod oldmain;
 mod provisioning;
 mod recovery;

@@ -83,7 +83,7 @@ pub async fn provision_with(main: &Channel, roots: &str, mut sign: impl FnMut(&s
     assert_eq!(client.finish_provisioning(finish).await.unwrap().into_inner().error, None);
 }
 
-// IAM-01, IAM-05
+// IAM-01, IAM-05, IAM-14
 #[test]
 fn a_secondary_node_joins_and_takes_orders() {
     with_softhsm("secondary::a_secondary_node_joins_and_takes_orders", async |rig| {
@@ -120,7 +120,18 @@ fn a_secondary_node_joins_and_takes_orders() {
         let resume = v6::ResumeNodeRequest { node_id: ID.into() };
         assert_eq!(nodes.resume_node(resume).await.unwrap().into_inner().error, None);
         becomes(&protected, "provisioned").await;
+        // Who is there, and until when it can prove it.
+        let shown = aos_local_status::read(&rig.path("run"), "iam").unwrap()["nodes"].clone();
+        let of_second = shown.as_array().unwrap().iter().find(|one| one["id"] == ID).unwrap();
+        assert_eq!(of_second["connected"], true, "{shown}");
+        assert_eq!(of_second["certificate"]["notAfter"], "2100-01-01T00:00:00Z", "{shown}");
         node.stop().await;
+        eventually("a node that is gone", async || {
+            let shown = aos_local_status::read(&rig.path("run"), "iam").unwrap()["nodes"].clone();
+            let of_second = shown.as_array().unwrap().iter().find(|one| one["id"] == ID).unwrap().clone();
+            (of_second["connected"] == false).then_some(of_second)
+        })
+        .await;
         main.stop().await;
     });
 }

@@ -1,4 +1,3 @@
-// IAM-07
 use std::collections::BTreeMap;
 
 use aos_status::{AosCode, ErrorInfo, NodeState};
@@ -66,6 +65,7 @@ fn certificates_take_their_key_from_the_waiting_ones() {
     store.remove_certificate(b"none", b"none").unwrap();
 }
 
+// IAM-07
 #[test]
 fn nodes_come_back_as_they_were() {
     let dir = tempfile::tempdir().unwrap();
@@ -80,6 +80,7 @@ fn nodes_come_back_as_they_were() {
 }
 
 // A database left by the reference implementation is taken over.
+// IAM-07
 #[test]
 fn a_database_of_the_reference_is_taken_over() {
     let dir = tempfile::tempdir().unwrap();

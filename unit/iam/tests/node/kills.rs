@@ -316,7 +316,7 @@ fn provisioning_completes_after_a_kill_at_every_step() {
     });
 }
 
-// IAM-26
+// IAM-07, IAM-26
 // REL-24
 #[test]
 fn renewal_completes_after_a_kill_at_every_step() {

@@ -39,11 +39,24 @@ pub fn scan(root: &Path) -> io::Result<Citations> {
     let mut files = Vec::new();
     collect(root, &mut files)?;
     files.sort();
+    let mut listed: BTreeMap<PathBuf, BTreeSet<String>> = BTreeMap::new();
+    for file in &files {
+        let folder = file.parent().unwrap_or(root).to_owned();
+        listed.entry(folder).or_default().extend(listed_in(&fs::read_to_string(file)?));
+    }
     for file in files {
         let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
-        scan_file(&name, &fs::read_to_string(&file)?, &mut citations);
+        let listed = file.parent().and_then(|folder| listed.get(folder));
+        let is_listed = |function: &str| listed.is_some_and(|names| names.contains(function));
+        scan_file(&name, &fs::read_to_string(&file)?, is_listed, &mut citations);
     }
     Ok(citations)
+}
+
+/// Names in the list of a test program without the standard harness: `tests! {`, a name each line, `}`.
+fn listed_in(text: &str) -> impl Iterator<Item = String> {
+    let lines = text.lines().skip_while(|line| *line != "tests! {").skip(1);
+    lines.take_while(|line| *line != "}").map(|line| line.trim().trim_end_matches(',').to_owned())
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
@@ -62,7 +75,8 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 /// A citation above a test belongs to it, one inside a test too; a citation anywhere else proves nothing.
-pub fn scan_file(name: &str, text: &str, citations: &mut Citations) {
+/// A test has the attribute, or is listed by its program.
+pub fn scan_file(name: &str, text: &str, is_listed: impl Fn(&str) -> bool, citations: &mut Citations) {
     let mut above = BTreeSet::new();
     let mut is_test = false;
     let mut inside: Option<String> = None;
@@ -80,7 +94,7 @@ pub fn scan_file(name: &str, text: &str, citations: &mut Citations) {
         } else if line.starts_with("#[") {
             is_test |= line.contains("test]") || line.contains("test(");
         } else if let Some(function) = function_name(line) {
-            inside = is_test.then(|| format!("{name}::{function}"));
+            inside = (is_test || is_listed(function)).then(|| format!("{name}::{function}"));
             // Formatted code closes a function in the column in which it begins.
             end = format!("{}}}", &whole[..whole.len() - whole.trim_start().len()]);
             if let Some(test) = &inside {
@@ -171,7 +185,7 @@ fn the_next_one() {}
     #[test]
     fn citations_belong_to_the_test_they_stand_at() {
         let mut found = Citations::new();
-        scan_file("a/b.rs", &SOURCE.replace('~', "-"), &mut found);
+        scan_file("a/b.rs", &SOURCE.replace('~', "-"), |_| false, &mut found);
         let ids: Vec<_> = found.keys().map(String::as_str).collect();
         assert_eq!(ids, ["ARC-07", "DIS-01", "PRO-22", "PRO-23", "SM-01"]);
         assert_eq!(found["SM-01"].iter().collect::<Vec<_>>(), ["a/b.rs::the_next_one"]);
@@ -179,9 +193,19 @@ fn the_next_one() {}
     }
 
     #[test]
+    fn a_test_that_its_program_lists_counts_too() {
+        let list = "use x;\ntests! {\n    helper,\n    another,\n}\nfn f() {\n}\n";
+        let names: BTreeSet<String> = listed_in(list).collect();
+        assert_eq!(names.iter().collect::<Vec<_>>(), ["another", "helper"]);
+        let mut found = Citations::new();
+        scan_file("a.rs", &SOURCE.replace('~', "-"), |name| names.contains(name), &mut found);
+        assert_eq!(found["CM-01"].iter().collect::<Vec<_>>(), ["a.rs::helper"]);
+    }
+
+    #[test]
     fn rows_are_written_from_citations() {
         let mut found = Citations::new();
-        scan_file("a.rs", &SOURCE.replace('~', "-"), &mut found);
+        scan_file("a.rs", &SOURCE.replace('~', "-"), |_| false, &mut found);
         let before = "| PRO-22 | acks | open |\n| CM-01 | one CM | `old.rs::gone` |\n| REL-01 | size | `make bench` |\n";
         let after = refresh(before, &found);
         assert_eq!(

@@ -250,7 +250,7 @@ fn logs_are_followed_through_the_cloud_and_on_the_node() {
     assert!(error.contains("there is no log") && error.contains("absent"), "{error}");
 }
 
-// SM-39, SM-65, PRO-73, PRO-85, PRO-89: a node without a journal tells what its components log, through the cloud and
+// SM-39, SM-65, PRO-73, PRO-85: a node without a journal tells what its components log, through the cloud and
 // on the node, and alerts about their errors.
 #[test]
 fn components_are_read_and_heard_without_a_journal() {

@@ -38,7 +38,7 @@ fn samples_of_the_node_reach_the_cloud_again_and_again() {
     assert_eq!(nothing["items"], Value::Array(vec![]));
 }
 
-// SM-62, PRO-75, PRO-82, PRO-84, CLO-21, CLO-22, DIS-14, CM-16, CM-28, CM-29: what a real service uses reaches
+// SM-62, PRO-75, PRO-82, CLO-22, DIS-14, CM-29: what a real service uses reaches
 // the cloud with its states, and the alert of its own rule.
 #[test]
 fn samples_and_quota_alerts_of_an_instance_reach_the_cloud() {

@@ -132,15 +132,16 @@ mod tests {
         let settings = Settings { filter: vec![Regex::new("^usb .* reset").unwrap()], service: 4, system: 3 };
         let known = instance();
         let cgroup = format!("/system.slice/aos/{}", known.id);
-        let of = |value: serde_json::Value| match judge(&entry(&value), &settings, &[known.clone()]) {
-            None => "none".to_owned(),
-            Some(AlertItem::SystemAlert(alert)) => format!("system {}", alert.message),
-            Some(AlertItem::CoreAlert(alert)) => format!("{} {}", alert.core_component, alert.message),
-            Some(AlertItem::InstanceAlert(alert)) => {
-                format!("instance {} {}", alert.service_version, alert.message)
-            }
-            Some(other) => panic!("{other:?}"),
-        };
+        let of =
+            |value: serde_json::Value| match judge(&entry(&value), &settings, std::slice::from_ref(&known)) {
+                None => "none".to_owned(),
+                Some(AlertItem::SystemAlert(alert)) => format!("system {}", alert.message),
+                Some(AlertItem::CoreAlert(alert)) => format!("{} {}", alert.core_component, alert.message),
+                Some(AlertItem::InstanceAlert(alert)) => {
+                    format!("instance {} {}", alert.service_version, alert.message)
+                }
+                Some(other) => panic!("{other:?}"),
+            };
         let unit = |unit: &str, priority: &str| {
             of(json!({"MESSAGE": "text", "PRIORITY": priority, "_SYSTEMD_UNIT": unit}))
         };

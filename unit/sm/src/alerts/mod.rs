@@ -201,7 +201,7 @@ pub struct Alerts {
 
 /// Where alerts of the system come from.
 enum Source {
-    Journal(Follower),
+    Journal(Box<Follower>),
     Files(OwnLogs),
     /// This node keeps neither a journal nor files.
     Nothing,
@@ -274,7 +274,7 @@ impl Alerts {
             let cursor = stored.filter(|cursor| !cursor.starts_with('{'));
             let follower = Follower::new(&self.settings, cursor);
             self.safe = Some(follower.place().to_owned());
-            return Source::Journal(follower);
+            return Source::Journal(Box::new(follower));
         }
         match OwnLogs::open(self.dir.clone(), stored.as_deref()) {
             Ok(logs) => {
@@ -339,7 +339,7 @@ impl Alerts {
         match self.links.database.set_fact(PLACE, place.clone().into_bytes()).await {
             Ok(()) => self.stored = Some(place),
             Err(error) => {
-                tracing::debug!("how far the journal is read is not stored: {}", error.info().message)
+                tracing::debug!("how far the journal is read is not stored: {}", error.info().message);
             }
         }
     }

@@ -74,11 +74,11 @@ impl Book {
         now: Instant,
         time: prost_types::Timestamp,
         mut node: Sample,
-        instances: BTreeMap<String, Sample>,
+        instances: &BTreeMap<String, Sample>,
         alerts: &AlertSender,
     ) -> wire::InstantMonitoring {
         let mut told = Vec::new();
-        for (id, sample) in &instances {
+        for (id, sample) in instances {
             let Some(account) = self.instances.get_mut(id) else { continue };
             account.average.add(sample);
             for Told { parameter, value, status } in account.rules.on(now, sample) {
@@ -159,7 +159,7 @@ mod tests {
             all.into_iter().collect()
         };
         let (now, time) = (Instant::now(), prost_types::Timestamp { seconds: 9, nanos: 0 });
-        let told = book.on(now, time, ram(150), figures(300, 400), &alerts);
+        let told = book.on(now, time, ram(150), &figures(300, 400), &alerts);
         let node = told.node_monitoring.unwrap();
         assert_eq!((node.ram, node.timestamp.unwrap().seconds), (701, 9), "at least what instances use");
         let rams: Vec<u64> =
@@ -175,7 +175,7 @@ mod tests {
 
         // The second one could not be read this time.
         let one = [("a".to_owned(), ram(500))].into();
-        let told = book.on(now, time, ram(250), one, &alerts);
+        let told = book.on(now, time, ram(250), &one, &alerts);
         assert_eq!(told.instances_monitoring.len(), 1);
         let mut kinds = Vec::new();
         while let Ok(alert) = queue.try_recv() {
@@ -200,7 +200,7 @@ mod tests {
         book.set_instances(known.into());
         let average = book.average().unwrap();
         assert_eq!(average.instances_monitoring.len(), 1);
-        book.on(now, time, ram(250), [("a".to_owned(), ram(300))].into(), &alerts);
+        book.on(now, time, ram(250), &[("a".to_owned(), ram(300))].into(), &alerts);
         let mut raised = 0;
         while let Ok(alert) = queue.try_recv() {
             if let Some(AlertItem::InstanceQuotaAlert(one)) = alert.alert_item {

@@ -212,7 +212,7 @@ impl Task {
             seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
             nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
         };
-        let message = self.book.on(Instant::now(), time, node, instances, &self.links.alerts);
+        let message = self.book.on(Instant::now(), time, node, &instances, &self.links.alerts);
         if *self.links.connected.borrow() {
             // A full queue drops the sample: the next one is as good.
             let _ = self.links.outgoing.try_send(Outgoing::Message(Wire::InstantMonitoring(message)));

@@ -17,6 +17,9 @@ fn play(rule: Rule, values: &[u64]) -> Vec<(usize, QuotaStatus)> {
     told
 }
 
+/// A rule, values that come each second, and what is told with which of them.
+type Case<'a> = (Rule, &'a [u64], &'a [(usize, QuotaStatus)]);
+
 fn rule(min: u64, max: u64, seconds: u64) -> Rule {
     Rule { min, max, timeout: Duration::from_secs(seconds) }
 }
@@ -25,7 +28,7 @@ fn rule(min: u64, max: u64, seconds: u64) -> Rule {
 #[test]
 fn an_alert_is_raised_told_again_and_ends() {
     use QuotaStatus::{Continue, Fall, Raise};
-    let cases: &[(Rule, &[u64], &[(usize, QuotaStatus)])] = &[
+    let cases: &[Case<'_>] = &[
         // Too high for two seconds; a dip on the way begins anew.
         (rule(5, 10, 2), &[10, 9, 10, 10, 10], &[(4, Raise)]),
         // Between the thresholds a raised alert goes on, and none begins.

@@ -1,6 +1,8 @@
 //! The same promises on another kernel: cgroup v2 with all controllers, user quotas, VLANs. Each test here boots a
 //! machine and runs tests of this program in it, the same ones that run in boxes of this machine's kernel.
 
+use std::time::Duration;
+
 use aos_testbed::uml;
 
 use crate::sm::NO_FIREWALL;
@@ -9,7 +11,12 @@ use crate::sm::NO_FIREWALL;
 pub const ALL: &[(&str, fn() -> bool)] = &[
     ("cgroup_v2_limits_hold_with_crun_and_runc", cgroup_v2_limits_hold_with_crun_and_runc),
     ("cgroup_v2_instances_live_as_elsewhere", cgroup_v2_instances_live_as_elsewhere),
+    (
+        "cgroup_v2_instances_are_measured_and_alerted_about",
+        cgroup_v2_instances_are_measured_and_alerted_about,
+    ),
     ("user_quotas_limit_storage_and_state", user_quotas_limit_storage_and_state),
+    ("a_vlan_joins_the_networks_of_nodes", a_vlan_joins_the_networks_of_nodes),
 ];
 
 fn run(tests: &[&str]) -> bool {
@@ -18,7 +25,8 @@ fn run(tests: &[&str]) -> bool {
     argv.extend(tests);
     // The kernel has no nftables.
     let env = vec![(NO_FIREWALL.to_owned(), "1".to_owned())];
-    let options = uml::Options { memory: 1024, env, ..uml::Options::default() };
+    let options =
+        uml::Options { memory: 1024, limit: Duration::from_mins(4), env, ..uml::Options::default() };
     match uml::run(&argv, &options) {
         Ok(outcome) => {
             let all = outcome.output.contains(&format!("{} passed; 0 failed", tests.len()));
@@ -49,7 +57,17 @@ fn cgroup_v2_instances_live_as_elsewhere() -> bool {
     ])
 }
 
+// SM-07, SM-62, SM-66
+fn cgroup_v2_instances_are_measured_and_alerted_about() -> bool {
+    run(&["a_busy_instance_is_measured_and_alerted_about", "ends_of_instances_are_alerts_with_their_reasons"])
+}
+
 // CM-18: as the Communication Manager's storages and states are limited on an ordinary Unit.
 fn user_quotas_limit_storage_and_state() -> bool {
     run(&["storage_and_state_are_limited_by_user_quota"])
+}
+
+// SM-06
+fn a_vlan_joins_the_networks_of_nodes() -> bool {
+    run(&["an_instance_is_reached_over_its_vlan"])
 }

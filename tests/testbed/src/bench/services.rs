@@ -17,7 +17,7 @@ use crate::bench::Rows;
 use crate::error::Tried;
 use crate::interrupt::end_on_interrupt;
 use crate::stage::{STEP_LIMIT, instances};
-use crate::wait::pause;
+use crate::wait::{pause, wait_for_or_last};
 use crate::{Daemon, Error, HttpService, Result, Site, Stage, binaries, process};
 
 const SYSTEM_ID: &str = "services-unit";
@@ -61,7 +61,7 @@ pub fn run(rows: &mut Rows) -> Result<()> {
         for count in counts {
             set_instances(&mut stage, 0)?;
             set_instances(&mut stage, count)?;
-            let time = start_time(&stage)?;
+            let time = start_time(&stage, count)?;
             figures.entry(count).or_default().push(time);
         }
         let times = bare_runs(&stage, &site.dir().join(format!("bare-{run}")))?;
@@ -127,11 +127,13 @@ fn set_instances(stage: &mut Stage, count: usize) -> Result<()> {
 }
 
 /// Milliseconds from the wish's arrival at the Service Manager until the last instance was active.
-fn start_time(stage: &Stage) -> Result<f64> {
-    let times: Vec<f64> =
-        stage.unit.instances().iter().filter_map(|one| one.get("startMs")?.as_f64()).collect();
-    let last = times.iter().copied().reduce(f64::max);
-    last.ok_or_else(|| Error::Unexpected("the Service Manager does not tell how long starts took".to_owned()))
+fn start_time(stage: &Stage, count: usize) -> Result<f64> {
+    wait_for_or_last("the time that starts took", STEP_LIMIT, || {
+        let instances = stage.unit.instances();
+        let times: Vec<f64> = instances.iter().filter_map(|one| one.get("startMs")?.as_f64()).collect();
+        let last = times.iter().copied().reduce(f64::max);
+        last.filter(|_| times.len() == count).ok_or_else(|| format!("{instances:?}"))
+    })
 }
 
 /// The bundles of all instances, run by the bare runtime: milliseconds of each.

@@ -198,3 +198,51 @@ async fn a_stopped_reading_ends() {
     stop.now();
     assert!(reader.read(&mut [0; 10]).is_err());
 }
+
+/// Roots and a server certificate that chains to them.
+fn authority() -> (Arc<rustls::RootCertStore>, Arc<rustls::sign::CertifiedKey>) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pem = ca.self_signed(&ca_key).unwrap().pem();
+    let key = KeyPair::generate().unwrap();
+    let server = CertificateParams::new(vec!["blobs".to_owned()]).unwrap();
+    let server = server.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let key = aos_tls::provider().key_provider.load_private_key(key).unwrap();
+    let key = rustls::sign::CertifiedKey::new(vec![server.der().clone()], key);
+    (aos_tls::roots_from_pem(pem.as_bytes()).unwrap(), Arc::new(key))
+}
+
+#[tokio::test]
+async fn a_server_is_trusted_by_the_given_roots_alone() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (roots, key) = authority();
+    let (others, _) = authority();
+    let config = aos_tls::server_config(key, aos_tls::ClientAuth::None).unwrap();
+    let mut incoming =
+        aos_tls::Incoming::bind_tls("127.0.0.1:0", &config, aos_tls::Protocol::Http1).await.unwrap();
+    let url = vec![format!("https://{}/blob", incoming.local_addr())];
+    tokio::spawn(async move {
+        loop {
+            let mut connection = incoming.accept().await;
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if connection.read(&mut byte).await.unwrap_or(0) == 0 {
+                    break;
+                }
+                request.push(byte[0]);
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content().len());
+            let _ = connection.write_all(&[answer.as_bytes(), &content()].concat()).await;
+            let _ = connection.shutdown().await;
+        }
+    });
+    let dialer = |roots| Dialer::new(&roots, &aos_tls::IdentitySlot::default()).unwrap();
+    let fetched = dialer(roots).fetch(&url, None, content().len() as u64).await.unwrap();
+    assert!(fetched == content());
+    let error = dialer(others).fetch(&url, None, content().len() as u64).await.unwrap_err();
+    assert!(matches!(error, SourceError::Tls(_)), "{error}");
+}

@@ -14,6 +14,7 @@
 //!
 //! All calls block. Unpacking needs root: owners and whiteouts.
 
+mod extended;
 mod names;
 mod packing;
 mod seal;

@@ -8,6 +8,7 @@
 //! Limits: 250 000 entries, 1 MiB of extended header for an entry, 64 KiB of attributes for a file, 128 levels,
 //! and the disk space the caller allows, in which every entry counts at least one block.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,14 +20,15 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tar::EntryType;
 
+use crate::extended::{Extended, Looks, looks_of, read_name, read_pax};
 use crate::names::{Meaning, Path};
 
 const MAX_ENTRIES: u64 = 250_000;
-const MAX_EXTENDED: u64 = 1024 * 1024;
-const MAX_ATTRIBUTES: usize = 64 * 1024;
 const OPAQUE: &str = "trusted.overlay.opaque";
 /// What an entry takes at least on the usual file systems, bytes.
 const BLOCK: u64 = 4096;
+/// What a tar stream consists of, bytes.
+const BLOCK_OF_TAR: u64 = 512;
 /// Read and written at once, bytes.
 const CHUNK: usize = 128 * 1024;
 
@@ -86,7 +88,7 @@ pub enum TreeError {
     Space(u64),
 }
 
-enum Trouble {
+pub(crate) enum Trouble {
     Refused(&'static str),
     Write(io::Error),
     Read(io::Error),
@@ -105,39 +107,27 @@ impl From<&'static str> for Trouble {
     }
 }
 
-fn refused(reason: &'static str) -> TreeError {
+pub(crate) fn refused(reason: &'static str) -> TreeError {
     TreeError::Refused { name: String::new(), reason }
-}
-
-/// What extended headers said about the next entry.
-#[derive(Default)]
-struct Extended {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    uid: Option<u32>,
-    gid: Option<u32>,
-    attributes: Vec<(Vec<u8>, Vec<u8>)>,
-    opaque: bool,
-}
-
-/// Owner, mode and time of an entry.
-struct Looks {
-    uid: u32,
-    gid: u32,
-    mode: u32,
-    modified: i64,
-    attributes: Vec<(Vec<u8>, Vec<u8>)>,
-    opaque: bool,
 }
 
 /// Unpacks the tar stream into the empty folder `root`.
 pub fn unpack(stream: impl Read, root: &OwnedFd, limits: Limits) -> Result<Contents, TreeError> {
-    let mut archive = tar::Archive::new(stream);
+    let position = Cell::new(0);
+    let mut archive = tar::Archive::new(Positioned { stream, position: &position });
     let mut extended = Extended::default();
     let mut writer =
         Writer { root, parents: Vec::new(), buffer: vec![0; CHUNK], limits, contents: Contents::default() };
+    // Where the content of the last entry ends.
+    let mut complete = 0;
     for entry in archive.entries().map_err(TreeError::Read)?.raw(true) {
-        let mut entry = entry.map_err(TreeError::Read)?;
+        let mut entry = match entry {
+            Ok(entry) => entry,
+            // Some tools do not fill the last block up.
+            Err(_) if is_in_filling(complete, position.get()) => break,
+            Err(error) => return Err(TreeError::Read(error)),
+        };
+        complete = entry.raw_file_position().saturating_add(entry.size());
         writer.contents.entries += 1;
         if writer.contents.entries > limits.entries {
             return Err(refused("there are too many entries"));
@@ -162,62 +152,28 @@ pub fn unpack(stream: impl Read, root: &OwnedFd, limits: Limits) -> Result<Conte
     Ok(writer.contents)
 }
 
+/// True when a stream that ends at `position` lacks nothing but the rest of the block in which a content ends.
+fn is_in_filling(content_end: u64, position: u64) -> bool {
+    let filling = (BLOCK_OF_TAR - content_end % BLOCK_OF_TAR) % BLOCK_OF_TAR;
+    position.checked_sub(content_end).is_some_and(|beyond| beyond < filling)
+}
+
+/// Counts the bytes read.
+struct Positioned<'a, R> {
+    stream: R,
+    position: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Positioned<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        self.position.set(self.position.get() + count as u64);
+        Ok(count)
+    }
+}
+
 fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).chars().take(100).flat_map(char::escape_debug).collect()
-}
-
-fn read_extension<R: Read>(entry: &mut tar::Entry<'_, R>, max: u64) -> Result<Vec<u8>, TreeError> {
-    if entry.size() > max {
-        return Err(refused("an extended header is too long"));
-    }
-    let mut text = Vec::new();
-    entry.take(max).read_to_end(&mut text).map_err(TreeError::Read)?;
-    Ok(text)
-}
-
-fn read_name<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Vec<u8>, TreeError> {
-    let mut name = read_extension(entry, 16 * 1024)?;
-    while name.last() == Some(&0) {
-        name.pop();
-    }
-    Ok(name)
-}
-
-fn read_pax<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
-    extended: &mut Extended,
-    overlay_marks: bool,
-) -> Result<(), TreeError> {
-    let text = read_extension(entry, MAX_EXTENDED)?;
-    let number = |value: &[u8]| std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-    let mut attribute_bytes = 0;
-    for record in tar::PaxExtensions::new(&text) {
-        let record = record.map_err(TreeError::Read)?;
-        let value = record.value_bytes();
-        match record.key_bytes() {
-            b"path" => extended.path = Some(value.to_vec()),
-            b"linkpath" => extended.link = Some(value.to_vec()),
-            b"uid" => extended.uid = number(value),
-            b"gid" => extended.gid = number(value),
-            // The stream would be cut at other places than its header says.
-            b"size" => return Err(refused("its size is given twice")),
-            key if key.starts_with(b"GNU.sparse.") => return Err(refused("sparse files are not supported")),
-            b"SCHILY.xattr.trusted.overlay.opaque" if overlay_marks => extended.opaque = value == b"y",
-            key => {
-                let Some(name) = key.strip_prefix(b"SCHILY.xattr.") else { continue };
-                // Even what is left out below is bounded: it tells of the writer's intentions.
-                attribute_bytes += name.len() + value.len();
-                if name.len() > 255 || attribute_bytes > MAX_ATTRIBUTES {
-                    return Err(refused("its attributes are too long"));
-                }
-                // An overlay mounted by a user obeys `user.overlay.*`.
-                if name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") {
-                    extended.attributes.push((name.to_vec(), value.to_vec()));
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 struct Writer<'a> {
@@ -394,31 +350,6 @@ impl Writer<'_> {
         }
         Ok(())
     }
-}
-
-fn looks_of(header: &tar::Header, extended: Extended) -> Result<Looks, Trouble> {
-    let id = |field: &[u8], value: io::Result<u64>| match value {
-        // Some writers leave the field blank when it is 0.
-        _ if field.iter().all(|&byte| byte == 0 || byte == b' ') => Ok(0),
-        value => value.ok().and_then(|id| u32::try_from(id).ok()).ok_or("its owner is not usable"),
-    };
-    let old = header.as_old();
-    let (uid, gid) = (
-        extended.uid.map_or_else(|| id(&old.uid, header.uid()), Ok)?,
-        extended.gid.map_or_else(|| id(&old.gid, header.gid()), Ok)?,
-    );
-    if uid == u32::MAX || gid == u32::MAX {
-        // The kernel takes it for "leave as it is".
-        return Err("its owner is not usable".into());
-    }
-    Ok(Looks {
-        uid,
-        gid,
-        mode: header.mode().map_err(|_| "its mode is not usable")?,
-        modified: header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0),
-        attributes: extended.attributes,
-        opaque: extended.opaque,
-    })
 }
 
 fn no_device() -> Dev {

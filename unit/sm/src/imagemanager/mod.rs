@@ -88,6 +88,8 @@ enum Order {
 /// Handle of the image task.
 #[derive(Clone)]
 pub struct ImageManager {
+    // Without a bound of its own: whoever sends waits for the answer, so there are never more orders than
+    // instances, twice.
     orders: mpsc::UnboundedSender<Order>,
     folder: PathBuf,
     layers: LayerStore,

@@ -44,6 +44,8 @@ pub struct Task {
     jobs: JoinSet<(Content, Result<(), Error>)>,
     flight: Flight<Name, Waiter>,
     job_of: HashMap<Name, AbortHandle>,
+    /// Contents of failed plans: the next try of what is still wanted need not fetch them again.
+    unfinished: HashMap<Key, HashSet<Digest>>,
     looks: JoinSet<Findings>,
     /// Trees and raw blobs that were looked at in this run of the program.
     trusted: HashSet<Digest>,
@@ -63,6 +65,7 @@ impl Task {
             jobs: JoinSet::new(),
             flight: Flight::new(),
             job_of: HashMap::new(),
+            unfinished: HashMap::new(),
             looks: JoinSet::new(),
             trusted: HashSet::new(),
             wrong: HashSet::new(),
@@ -236,6 +239,7 @@ impl Task {
         let Some(running) = self.running.remove(&key) else { return };
         match &result {
             Ok(image) => {
+                self.unfinished.remove(&key);
                 if self.ready.len() >= MAX_READY {
                     self.ready.clear();
                 }
@@ -245,6 +249,9 @@ impl Task {
                 let message = error.info().message;
                 tracing::warn!("installing {} {} failed: {message}", key.item, key.version);
                 self.give_up_unwanted();
+                if self.unfinished.len() < MAX_READY {
+                    self.unfinished.insert(key, running.held);
+                }
             }
         }
         let result = result.map_err(Arc::new);
@@ -275,7 +282,9 @@ impl Task {
                 database.put_item(row).await?;
             }
         }
-        self.ready.retain(|key, _| in_use.contains(&(key.item.clone(), key.version.clone())));
+        let wanted = |key: &Key| in_use.contains(&(key.item.clone(), key.version.clone()));
+        self.ready.retain(|key, _| wanted(key));
+        self.unfinished.retain(|key, _| wanted(key));
         Ok(())
     }
 
@@ -309,18 +318,25 @@ impl Task {
     async fn orphans(&mut self) -> Result<Vec<Box<dyn Send>>, Error> {
         let items: Vec<Digest> =
             self.surroundings.database.items().await?.into_iter().map(|row| row.manifest).collect();
-        let held = self.running.values().flat_map(|running| running.held.iter().copied()).collect();
+        let running = self.running.values().map(|running| &running.held);
+        let held = running.chain(self.unfinished.values()).flatten().copied().collect();
         let (folder, layers) = (self.surroundings.folder.clone(), self.surroundings.layers.clone());
         blocking(move || take_orphans(&folder, &layers, &items, &held)).await?
     }
 
-    /// Removes the version that has been unwanted for longest; false when there is none.
+    /// Removes the version that has been unwanted for longest, at last what failed plans left; false when there
+    /// is none.
     async fn evict(&mut self) -> Result<bool, Error> {
         let mut rows = self.surroundings.database.items().await?;
         rows.retain(|row| !self.running.keys().any(|key| key.item == row.item && key.version == row.version));
-        let Some(row) = retention::first_to_go(&rows).cloned() else { return Ok(false) };
-        tracing::warn!("there is not enough space: {} {} has to go", row.item, row.version);
-        self.drop_row(&row).await?;
+        if let Some(row) = retention::first_to_go(&rows).cloned() {
+            tracing::warn!("there is not enough space: {} {} has to go", row.item, row.version);
+            self.drop_row(&row).await?;
+        } else if self.unfinished.is_empty() {
+            return Ok(false);
+        } else {
+            self.unfinished.clear();
+        }
         let removed = self.orphans().await?;
         blocking(move || drop(removed)).await?;
         Ok(true)

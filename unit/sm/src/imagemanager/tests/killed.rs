@@ -21,8 +21,9 @@ const MOST: usize = 400;
 fn install_to_be_killed() {
     let variable = |name: &str| std::env::var(name).unwrap();
     let folder = PathBuf::from(variable(FOLDER));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    // Steps are counted for each thread: with one for all that blocks, every step on the disk has its turn.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(async {
         let channel = aos_tls::plain_grpc_channel(&variable(WEB)).unwrap();
         let (_sender, channel) = tokio::sync::watch::channel(Some(channel));
         let database = Database::open(&folder.join("sm.db")).unwrap();

@@ -293,7 +293,8 @@ impl Socket {
             };
             bytes.extend(message.finish(self.sequence));
         }
-        let _ = setsockopt(&self.socket, sockopt::SndBuf, &(bytes.len().saturating_mul(2)));
+        // All of it has to fit at once; when the room cannot be had, the sending says so.
+        let _ = setsockopt(&self.socket, sockopt::SndBufForce, &(bytes.len().saturating_mul(2)));
         self.send(&bytes)?;
         let mut room = vec![0; DATAGRAM];
         let mut failed = None;

@@ -176,8 +176,8 @@ impl Task {
             }
             self.carry_out(collected).await;
             self.show();
-            let held = self.instances.values().map(plan::state).collect::<Vec<_>>();
-            self.lane.advance(|| held.clone());
+            let Self { lane, instances, .. } = &mut self;
+            lane.advance(|| instances.values().map(plan::state).collect());
         }
     }
 

@@ -16,6 +16,9 @@ mod software;
 mod tests;
 
 use std::process::ExitCode;
+use std::time::Duration;
+
+use aos_testbed::uml;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -31,7 +34,7 @@ fn main() -> ExitCode {
         ["--inside", name] => boxed::inside(name),
         ["--list", ..] => {
             if !words.contains(&"--ignored") {
-                for (name, _) in tests::ALL {
+                for name in tests::ALL.iter().map(|(name, _)| name).chain([&ELSEWHERE]) {
                     println!("{name}: test");
                 }
             }
@@ -55,6 +58,44 @@ fn run_all(words: &[&str]) -> ExitCode {
         println!("test {name} ... {}", if good { "ok" } else { "FAILED" });
         failed += usize::from(!good);
     }
+    if wanted(ELSEWHERE) {
+        let good = on_cgroup_v2();
+        println!("test {ELSEWHERE} ... {}", if good { "ok" } else { "FAILED" });
+        failed += usize::from(!good);
+    }
     println!("\ntest result: {}. {failed} failed; 0 ignored", if failed == 0 { "ok" } else { "FAILED" });
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The test that brings its own machine, so it runs in no box.
+const ELSEWHERE: &str = "cgroup_v2_containers_are_confined_and_end";
+
+/// Some of the tests once more, where there is cgroup v2 with all controllers.
+fn on_cgroup_v2() -> bool {
+    let tests = [
+        "crun_confines_what_it_runs",
+        "runc_confines_what_it_runs",
+        "crun_ends_every_process",
+        "runc_ends_every_process",
+        "crun_runs_commands_inside",
+        "data_stays_the_instances_own_in_both_modes",
+        "leftovers_go_and_what_runs_is_not_disturbed",
+    ];
+    let program = std::env::current_exe().unwrap();
+    let mut argv = vec![program.to_str().unwrap(), "--exact"];
+    argv.extend(tests);
+    let options = uml::Options { memory: 1024, limit: Duration::from_mins(4), ..uml::Options::default() };
+    match uml::run(&argv, &options) {
+        Ok(outcome) => {
+            let good = outcome.status == 0 && outcome.output.matches(" ... ok").count() == tests.len();
+            if !good {
+                eprintln!("status {}:\n{}", outcome.status, outcome.output);
+            }
+            good
+        }
+        Err(error) => {
+            eprintln!("{}", aos_testbed::chain(&error));
+            false
+        }
+    }
 }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use aos_ids::{Digest, InstanceIdent, ItemId, SubjectId};
 use aos_item_format::{ImageConfig, ItemConfig};
-use aos_keep::protocol::Exit;
 use aos_sm::ContainerConfig;
 use aos_sm::parts::{
     Attached, ContainerRuntime, Data, Flood, Grace, Image, InstanceInfo, Keeper, NodeFigures, Prepared,
@@ -27,8 +26,6 @@ pub const GID: u32 = 5002;
 pub struct Rig {
     pub folder: tempfile::TempDir,
     pub runtime: ContainerRuntime,
-    pub keeper: Keeper,
-    pub exits: mpsc::Receiver<Exit>,
     pub floods: mpsc::Receiver<Flood>,
     pub config: ContainerConfig,
 }
@@ -66,21 +63,21 @@ impl Rig {
         let mut config = config(folder.path(), program, users);
         change(&mut config);
         fs::create_dir_all(&config.runtime_dir).unwrap();
-        let (exits_in, exits) = mpsc::channel(64);
+        let (exits_in, _) = mpsc::channel(64);
         let (floods_in, floods) = mpsc::channel(64);
         let keeper = std::env::current_exe().unwrap();
         let (keeper, _, task) =
             Keeper::open(config.runtime_dir.clone(), keeper, exits_in, floods_in).await.unwrap();
         tokio::spawn(task);
         let node = NodeFigures { cores: 2, max_dmips: 10_000, max_files: 2000, cgroup_namespaces: true };
-        let runtime = ContainerRuntime::open(config.clone(), node, keeper.clone()).unwrap();
+        let runtime = ContainerRuntime::open(config.clone(), node, keeper).unwrap();
         let layer = folder.path().join("layer");
         for dir in ["bin", "etc"] {
             fs::create_dir_all(layer.join(dir)).unwrap();
         }
         let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
         fs::copy(busybox.expect("no busybox"), layer.join("bin/busybox")).unwrap();
-        Self { folder, runtime, keeper, exits, floods, config }
+        Self { folder, runtime, floods, config }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -23,6 +23,27 @@ pub fn make_folder(path: &Path, passable: bool) -> Result<(), Error> {
         .map_err(Error::file("make folder", path))
 }
 
+/// Lets others pass through a folder and those above it: the root of a user namespace is nobody here, and has to
+/// reach its bundle. Folders below `/run` are ours to open, one elsewhere that is closed is told about.
+pub fn open_way(folder: &Path) -> Result<(), Error> {
+    for place in folder.ancestors() {
+        let Ok(meta) = fs::metadata(place) else { continue };
+        let mode = meta.permissions().mode() & 0o7777;
+        if mode & 0o001 != 0 {
+            continue;
+        }
+        if place != folder && !place.starts_with("/run") {
+            return Err(Error::invalid(
+                format!("folder {}", place.display()),
+                "with user namespaces others must be able to pass through it (chmod o+x)",
+            ));
+        }
+        let mode = fs::Permissions::from_mode(mode | 0o011);
+        fs::set_permissions(place, mode).map_err(Error::file("open the way into", place))?;
+    }
+    Ok(())
+}
+
 /// Writes a document, whole or not at all.
 pub fn write(path: &Path, what: &'static str, value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec(value).map_err(|source| Error::Encode { what, source })?;
@@ -64,4 +85,24 @@ pub fn last_line(text: &[u8]) -> String {
 pub fn give_log(path: &Path, uid: u32, gid: u32) -> Result<(), Error> {
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
     log.and_then(|log| fchown(&log, Some(uid), Some(gid))).map_err(Error::file("give away", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_is_opened_or_the_closed_folder_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let inner = folder.path().join("runtime");
+        make_folder(&inner, false).unwrap();
+        open_way(&inner).unwrap();
+        assert_eq!(mode(&inner), 0o711, "passable, not readable");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let error = open_way(&inner).unwrap_err().to_string();
+        assert!(error.contains(&folder.path().display().to_string()), "{error}");
+        assert_eq!(mode(folder.path()), 0o700, "it is not ours");
+    }
 }

@@ -19,7 +19,6 @@ mod spec;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,10 +75,7 @@ impl ContainerRuntime {
             aos_durable::create_dir(folder, 0o755)?;
         }
         if config.user_namespaces {
-            // The root of a user namespace is nobody here, and has to reach its bundle.
-            let mode = fs::Permissions::from_mode(0o711);
-            fs::set_permissions(&config.runtime_dir, mode)
-                .map_err(Error::file("open the way into", &config.runtime_dir))?;
+            bundle::open_way(&config.runtime_dir)?;
         }
         let hierarchies = Hierarchies::find()?;
         Ok(Self { config, node, keeper, hierarchies, commands: AtomicU64::new(0) })

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::QuotaError;
@@ -45,9 +45,11 @@ impl FileSystem {
         self.kind == BTRFS
     }
 
-    /// The node of its block device, as it was mounted.
+    /// The node of its block device, as it was mounted, if it is one.
     pub fn node(&self) -> Option<PathBuf> {
-        mounts().into_iter().find(|mount| mount.device == self.device).map(|mount| mount.source)
+        let found = mounts().into_iter().find(|mount| mount.device == self.device)?.source;
+        let kind = std::fs::metadata(&found).ok()?.file_type();
+        kind.is_block_device().then_some(found)
     }
 }
 

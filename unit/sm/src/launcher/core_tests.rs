@@ -1,6 +1,8 @@
 //! The launcher's rules: scenarios, and random ones against what must always hold.
 
 use super::*;
+use crate::launcher::events::{Ended, Facts, Failure};
+use crate::launcher::health::Question;
 use std::sync::Arc;
 
 use aos_duration_text::DurationText;
@@ -203,7 +205,7 @@ fn a_request_during_a_launch_is_merged() {
     let mut bench = Bench::new();
     bench.want_one(&old);
     let stop = Event::Update { start: vec![], stop: vec![old.ident.clone()] };
-    assert_eq!(orders(&bench.on(stop)), ["store"]);
+    assert_eq!(orders(&bench.on(stop)), ["store", "abandon"]);
     assert_eq!(orders(&bench.on(Event::Prepared(Box::new(old), Ok(Facts::default())))), ["remove", "report"]);
 }
 

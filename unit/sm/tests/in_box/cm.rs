@@ -232,8 +232,12 @@ impl Cm {
 }
 
 /// Polls until there is a value; the test fails when there is none in time.
+/// Factor on the time that conditions are waited for, on slow machines.
+pub const PATIENCE: &str = "AOS_TEST_PATIENCE";
+
 pub async fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LONG;
+    let patience = std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let deadline = Instant::now() + LONG * patience;
     loop {
         if let Some(value) = probe() {
             return value;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aos_testbed::uml;
 
+use crate::cm::PATIENCE;
 use crate::sm::NO_FIREWALL;
 
 /// Tests by name that bring their own machine, so they run in no box.
@@ -24,7 +25,9 @@ fn run(tests: &[&str]) -> bool {
     let mut argv = vec![program.to_str().unwrap(), "--exact"];
     argv.extend(tests);
     // The kernel has no nftables.
-    let env = vec![(NO_FIREWALL.to_owned(), "1".to_owned())];
+    let env = [(NO_FIREWALL, "1"), (PATIENCE, "3")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
     let options =
         uml::Options { memory: 1024, limit: Duration::from_mins(4), env, ..uml::Options::default() };
     match uml::run(&argv, &options) {

@@ -158,7 +158,7 @@ impl Task {
                 },
                 Some(done) = self.work.join_next() => {
                     let Ok((ident, record)) = done else { continue };
-                    self.done(ident, record);
+                    self.done(&ident, record);
                 }
                 () = due => {
                     again = None;
@@ -197,12 +197,12 @@ impl Task {
         });
     }
 
-    fn done(&mut self, ident: InstanceIdent, record: Option<Record>) {
+    fn done(&mut self, ident: &InstanceIdent, record: Option<Record>) {
         match record {
             Some(record) => self.known.insert(ident.clone(), record),
-            None => self.known.remove(&ident),
+            None => self.known.remove(ident),
         };
-        for order in self.busy.remove(&ident).into_iter().flatten() {
+        for order in self.busy.remove(ident).into_iter().flatten() {
             self.take(ident.clone(), order);
         }
     }
@@ -320,11 +320,10 @@ fn load(folder: &Path) -> Result<BTreeMap<InstanceIdent, Record>, Error> {
     let entries = std::fs::read_dir(folder).map_err(Error::file("read folder", folder))?;
     for entry in entries.flatten().take(MAX_RECORDS) {
         let text = aos_durable::read_bounded(&entry.path(), MAX_RECORD).ok().flatten();
-        match text.and_then(|text| serde_json::from_slice::<Record>(&text).ok()) {
-            Some(record) => {
-                known.insert(record.ident.clone(), record);
-            }
-            None => tracing::warn!("registration {} is not readable, ignored", entry.path().display()),
+        if let Some(record) = text.and_then(|text| serde_json::from_slice::<Record>(&text).ok()) {
+            known.insert(record.ident.clone(), record);
+        } else {
+            tracing::warn!("registration {} is not readable, ignored", entry.path().display());
         }
     }
     Ok(known)

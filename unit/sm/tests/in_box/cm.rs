@@ -231,10 +231,10 @@ impl Cm {
     }
 }
 
-/// Polls until there is a value; the test fails when there is none in time.
-/// Factor on the time that conditions are waited for, on slow machines.
+/// Variable: factor on the time that conditions are waited for, on slow machines.
 pub const PATIENCE: &str = "AOS_TEST_PATIENCE";
 
+/// Polls until there is a value; the test fails when there is none in time.
 pub async fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let patience = std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let deadline = Instant::now() + LONG * patience;

@@ -13,10 +13,12 @@ use crate::sm::Sm;
 const MIB: u64 = 1024 * 1024;
 const PARENT: &str = "aos-test";
 
+// SM-05: CPU, memory, processes, open files, space in /tmp.
 pub async fn crun_keeps_each_limit() {
     keeps_each_limit("crun").await;
 }
 
+// SM-05: the same with the other runtime.
 pub async fn runc_keeps_each_limit() {
     keeps_each_limit("runc").await;
 }
@@ -25,7 +27,6 @@ fn once() -> Value {
     json!({"startInterval": "1h", "startBurst": 1})
 }
 
-// SM-05: CPU, memory, processes, open files, space in /tmp.
 async fn keeps_each_limit(runtime: &str) {
     let sm = Sm::start(runtime).await;
     let services = [

@@ -85,7 +85,7 @@ pub fn kill_all(groups: &CgroupPaths) -> io::Result<()> {
             }
             frozen.thaw();
         }
-        std::thread::sleep(PAUSE);
+        pause();
     }
 }
 
@@ -104,11 +104,17 @@ pub fn remove(groups: &CgroupPaths) -> io::Result<()> {
             match last {
                 Ok(()) => break,
                 Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => std::thread::sleep(PAUSE),
+                Err(_) => pause(),
             }
         }
     }
     Ok(())
+}
+
+/// Version 1 tells nobody that a cgroup has become empty.
+#[allow(clippy::disallowed_methods, reason = "on a thread that may wait, each time for a condition")]
+fn pause() {
+    std::thread::sleep(PAUSE);
 }
 
 /// Frozen cgroups of version 1; thawed at the latest when this goes, whatever happened.

@@ -8,8 +8,11 @@ use aos_testbed::uml;
 use crate::cm::PATIENCE;
 use crate::sm::NO_FIREWALL;
 
+/// Answers whether it passed.
+type Test = fn() -> bool;
+
 /// Tests by name that bring their own machine, so they run in no box.
-pub const ALL: &[(&str, fn() -> bool)] = &[
+pub const ALL: &[(&str, Test)] = &[
     ("cgroup_v2_limits_hold_with_crun_and_runc", cgroup_v2_limits_hold_with_crun_and_runc),
     ("cgroup_v2_instances_live_as_elsewhere", cgroup_v2_instances_live_as_elsewhere),
     (

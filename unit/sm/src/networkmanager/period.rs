@@ -70,7 +70,6 @@ mod tests {
         Traffic { system: counters, instances: BTreeMap::from([("a".to_owned(), counters)]) }
     }
 
-    // Section 15, line 10 of the sheet: a change of the day resets.
     #[test]
     fn a_new_day_begins_at_zero() {
         let mut ledger = Ledger { day: 20_000, ..Ledger::default() };

@@ -28,7 +28,7 @@ fn picture() -> String {
     format!("{links:?}\n{spaces:?}\n{mounts}\n{}", rules.join("\n"))
 }
 
-// SM-06: what was made for instances goes with the last of them; section 15, line 9: the table stays and denies.
+// SM-06: what was made for instances goes with the last of them; the table stays and denies.
 pub async fn the_last_stop_leaves_no_network() {
     lay_uplink();
     let mut sm = Sm::start("crun").await;
@@ -180,8 +180,8 @@ fn set_day_back(sm: &Sm) {
     database.execute("UPDATE facts SET value = ?1 WHERE name = 'traffic'", [text]).unwrap();
 }
 
-// Section 15, line 10: private peers are not counted, the value survives restarts, the limit drops, a new day
-// starts at zero and lets through again. SM-52.
+// SM-06: private peers are not counted, the value survives restarts, the limit drops, a new day starts at zero and
+// lets through again.
 pub async fn public_traffic_is_counted_bounded_and_kept() {
     lay_uplink();
     let mut sm = Sm::start("crun").await;

@@ -26,11 +26,12 @@ fn addresses(order: [u64; 4]) -> [String; 4] {
     addresses
 }
 
-// SM-06, CM-52, DIS-16: the result does not depend on the order of starts.
+// SM-06, SM-51, CM-52, DIS-16
 pub async fn the_destination_and_the_source_must_both_allow_a_connection() {
     who_reaches_whom([0, 1, 2, 3]).await;
 }
 
+// SM-06, CM-52, DIS-16: the same result the other way round.
 pub async fn the_order_of_starts_means_nothing_to_the_firewall() {
     who_reaches_whom([3, 2, 1, 0]).await;
 }
@@ -120,7 +121,7 @@ fn asks_name(server: SocketAddr) -> bool {
     })
 }
 
-// Section 15 of the sheet, line 9: a pending update is appended, each rule once; CM-52.
+// SM-38, SM-79, DIS-15: what is unusable is left out, what comes later still counts.
 pub async fn rules_that_come_later_are_appended_once() {
     lay_uplink();
     let sm = Sm::start("crun").await;
@@ -167,7 +168,7 @@ pub async fn rules_that_come_later_are_appended_once() {
     .await;
 }
 
-// SM-79, SM-80; section 15, lines 6 and 9: the network does not notice that its manager is away.
+// SM-06: the network does not notice that its manager is away.
 pub async fn no_packet_is_lost_while_the_manager_restarts() {
     lay_uplink();
     let mut sm = Sm::start("crun").await;

@@ -37,6 +37,8 @@ need btrfs-progs command -v mkfs.btrfs
 need quota command -v quotaon
 need user-mode-linux command -v linux.uml
 need kmod test -x /sbin/modprobe
+# systemd and journald in a box of their own; they do not become the system of this machine.
+need systemd test -x /lib/systemd/systemd
 # An emulated TPM 2.0 behind a resource manager, for the tests with keys in a TPM.
 need swtpm command -v swtpm
 need tpm2-tools command -v tpm2_getcap

@@ -26,6 +26,7 @@ pub mod secondary;
 pub mod service;
 pub mod site;
 pub mod stage;
+pub mod systemd;
 pub mod tls_probe;
 pub mod uml;
 pub mod unit;

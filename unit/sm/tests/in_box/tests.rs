@@ -294,10 +294,15 @@ async fn an_exit_without_service_manager_is_learned_later() {
     let mut sm = Sm::start("crun").await;
     let mut item = with_tmp();
     item["runParameters"] = json!({"startInterval": "1h", "startBurst": 1});
-    let image = sm.blobs.simple("trap 'exit 42' TERM; while :; do /bin/busybox sleep 0.1; done", item);
+    let script = "trap 'exit 42' TERM; echo trapped; while :; do /bin/busybox sleep 0.1; done";
+    let image = sm.blobs.simple(script, item);
     sm.cm.update(vec![wish(0, "1.0.0", &image, &sm.runtime)], vec![]).await;
     sm.cm.wait_state(0, "active").await;
-    let pid = number(&sm.instance(0).await["pid"]);
+    let local = sm.instance(0).await;
+    let pid = number(&local["pid"]);
+    // Before it has its trap the first process of a namespace does not even see the signal.
+    let id = local["id"].as_str().unwrap();
+    wait_for("the trap", || sm.log(id).contains("trapped").then_some(())).await;
     let start = process::start_time(pid).unwrap();
     sm.kill();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();

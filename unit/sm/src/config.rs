@@ -355,7 +355,7 @@ fn runtimes(
     let mut folders: Vec<PathBuf> = Vec::new();
     for (index, runtime) in given.into_iter().enumerate() {
         let place = |key: &str| format!("runtimes[{index}].{key}");
-        let wrong = |key: &str, reason: &str| ConfigError::key(path, &place(key), reason);
+        let wrong = |key: &str, reason: &str| ConfigError::key(path, place(key), reason);
         if runtime.runtime_type.is_empty() || runtime.runtime_type.len() > 64 {
             return Err(wrong("type", "must have 1 to 64 characters"));
         }

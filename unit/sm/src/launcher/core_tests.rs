@@ -641,12 +641,11 @@ impl World {
     fn take(&mut self, actions: Vec<Action>) -> Result<(), TestCaseError> {
         for action in actions {
             let ident = match &action {
-                Action::Prepare(info) => info.ident.clone(),
+                Action::Prepare(info) | Action::Stop { info, .. } => info.ident.clone(),
                 Action::Start(info) => {
                     prop_assert!(!self.running.contains_key(&info.ident), "started while one runs");
                     info.ident.clone()
                 }
-                Action::Stop { info, .. } => info.ident.clone(),
                 Action::Probe { pid, .. } => {
                     prop_assert!(self.asked.insert(*pid), "two questions at a time");
                     self.open.push(action);
@@ -655,8 +654,9 @@ impl World {
                 _ => continue,
             };
             let same = self.open.iter().any(|other| match other {
-                Action::Prepare(info) | Action::Start(info) => info.ident == ident,
-                Action::Stop { info, .. } => info.ident == ident,
+                Action::Prepare(info) | Action::Start(info) | Action::Stop { info, .. } => {
+                    info.ident == ident
+                }
                 _ => false,
             });
             prop_assert!(!same, "two orders for one instance at a time");

@@ -102,8 +102,10 @@ impl Entry {
         let up = if self.is_ready() { InstanceState::Active } else { InstanceState::Activating };
         let (info, state) = match (self.phase, &self.running) {
             (_, Some(_)) if failure.is_some() => (&self.last, InstanceState::Failed),
-            (Phase::Up | Phase::Preparing, Some((running, _))) => (running, up),
-            (Phase::Stopping(Why::Remove | Why::Suspend), Some((running, _))) => (running, up),
+            (
+                Phase::Up | Phase::Preparing | Phase::Stopping(Why::Remove | Why::Suspend),
+                Some((running, _)),
+            ) => (running, up),
             (Phase::Preparing | Phase::Starting | Phase::Up | Phase::Stopping(Why::Replace), _) => {
                 (&self.last, InstanceState::Activating)
             }

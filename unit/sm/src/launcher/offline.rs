@@ -49,14 +49,12 @@ pub async fn since(database: &Database) -> Instant {
     let stored = database.fact(FACT).await.ok().flatten();
     let stored = stored.and_then(|text| serde_json::from_slice::<Moment>(&text).ok());
     let now = Instant::now();
-    match stored {
-        // A clock older than the machine's is as good as for ever.
-        Some(moment) => now.checked_sub(moment.until(&Moment::now())).unwrap_or(now),
-        None => {
-            remember(database, true).await;
-            now
-        }
+    if let Some(moment) = stored {
+        // The subtraction fails for times longer than any machine's life only.
+        return now.checked_sub(moment.until(&Moment::now())).unwrap_or(now);
     }
+    remember(database, true).await;
+    now
 }
 
 /// Remembers that the cloud is away from now on, or that it is there.

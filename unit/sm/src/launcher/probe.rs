@@ -148,7 +148,7 @@ async fn get(stream: &mut tokio::net::TcpStream, http: &HttpProbe) -> io::Result
 
 fn judge(answer: &[u8]) -> Result<(), String> {
     let line = answer.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let mut words = line.split(|byte| byte.is_ascii_whitespace());
+    let mut words = line.split(u8::is_ascii_whitespace);
     let version = words.next().unwrap_or_default();
     let status = words.next().and_then(|word| std::str::from_utf8(word).ok()?.parse::<u16>().ok());
     match status {

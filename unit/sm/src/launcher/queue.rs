@@ -32,9 +32,8 @@ impl Pool {
     /// Orders carried out at a time.
     const fn places(&self) -> usize {
         match self {
-            Self::Prepare => 4,
             Self::Provide => 32,
-            Self::Start(_) => 4,
+            Self::Prepare | Self::Start(_) => 4,
             Self::Stop => 16,
             Self::Probe => 8,
         }

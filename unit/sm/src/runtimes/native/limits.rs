@@ -23,9 +23,10 @@ pub fn make(paths: &CgroupPaths, quotas: &Quotas, node: &NodeFigures) -> io::Res
         let name = if paths.unified { "memory.max" } else { "memory.limit_in_bytes" };
         set(&paths.memory, name, limit.to_string())?;
         // Where swap is counted it is no way around the limit; elsewhere there is nothing to set.
-        let _ = match paths.unified {
-            true => set(&paths.memory, "memory.swap.max", "0".to_owned()),
-            false => set(&paths.memory, "memory.memsw.limit_in_bytes", limit.to_string()),
+        let _ = if paths.unified {
+            set(&paths.memory, "memory.swap.max", "0".to_owned())
+        } else {
+            set(&paths.memory, "memory.memsw.limit_in_bytes", limit.to_string())
         };
     }
     if let Some(limit) = quotas.pids_limit {

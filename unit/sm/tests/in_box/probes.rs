@@ -35,7 +35,7 @@ pub async fn probes_decide_about_active_and_restart() {
     );
     let tcp = sm.blobs.simple(
         "b=/bin/busybox; a=$($b ip -o -4 addr show eth0 | $b awk '{print $4}' | $b cut -d/ -f1); \
-            exec $b nc -lk -s $a -p 9000 -e $b true",
+            exec $b httpd -f -p $a:9000 -h /etc",
         item(json!({"readiness": {"tcp": {"port": 9000}, "period": "100ms"}})),
     );
     let never = sm.blobs.simple(

@@ -283,14 +283,15 @@ impl Error {
             }
             Self::Invalid { .. } | Self::Config(_) => AosCode::InvalidArgument,
             Self::NotFound(_) => AosCode::NotFound,
-            Self::NotSupported(_) => AosCode::NotSupported,
+            Self::NotSupported(_) | Self::Quota(aos_disk_quota::QuotaError::Unavailable { .. }) => {
+                AosCode::NotSupported
+            }
             Self::Taken { .. } => AosCode::AlreadyExists,
             Self::Limit { .. } | Self::ResourceTaken { .. } => AosCode::NoMemory,
             Self::NotConnected { .. } | Self::Call { .. } => AosCode::Timeout,
             Self::Answer { info, .. } => info.code(),
             Self::Durable(error) if error.is_no_space() => AosCode::NoMemory,
             Self::Quota(error) if error.is_no_space() => AosCode::NoMemory,
-            Self::Quota(aos_disk_quota::QuotaError::Unavailable { .. }) => AosCode::NotSupported,
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => AosCode::NoMemory,
             Self::Blob(_)
             | Self::Source { .. }

@@ -50,6 +50,7 @@ impl Quotas {
     }
 
     /// What an instance takes on disk. Quick: asks the kernel's own counters, walks through no folder.
+    #[allow(clippy::unused_self, reason = "callers need not know that the kernel alone keeps the count")]
     pub fn usage(&self, uid: u32, storage: Option<&Path>, state: Option<&Path>) -> Usage {
         aos_disk_quota::usage(uid, storage, state)
     }

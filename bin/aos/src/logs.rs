@@ -33,15 +33,14 @@ pub struct Query {
 pub fn show(query: &Query) -> Result<()> {
     let since = query.since.as_deref().map(aos_sm::since).transpose()?.unwrap_or(0);
     let run_dir = query.run_dir.clone().unwrap_or_else(local::run_dir);
-    let shown = match &query.which {
-        Some(which) => Shown::Instances(instances(query, &run_dir, which)?),
-        None => {
-            let dir = query.log_dir.clone().unwrap_or_else(|| component_dir(&run_dir));
-            if !aos_sm::has_components(&dir) {
-                return journal(query, since, &dir);
-            }
-            Shown::Components(dir)
+    let shown = if let Some(which) = &query.which {
+        Shown::Instances(instances(query, &run_dir, which)?)
+    } else {
+        let dir = query.log_dir.clone().unwrap_or_else(|| component_dir(&run_dir));
+        if !aos_sm::has_components(&dir) {
+            return journal(query, since, &dir);
         }
+        Shown::Components(dir)
     };
     let mut out = std::io::stdout().lock();
     aos_sm::print_log(&shown, since, query.follow, &mut out)?;

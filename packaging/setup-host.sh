@@ -30,6 +30,7 @@ need squashfs-tools-ng command -v sqfs2tar
 need umoci command -v umoci
 need zstd command -v zstd
 need nginx-light test -x /usr/sbin/nginx
+need python3 test -x /usr/bin/python3
 need strace command -v strace
 # Disk quotas on file systems of the tests' own, and a second kernel (cgroup v2, VLANs, user quota) to test with.
 need e2fsprogs command -v mkfs.ext4

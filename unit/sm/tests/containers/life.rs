@@ -45,7 +45,7 @@ async fn ends_every_process(program: &str) {
         let script = "trap 'echo bye; exit 0' TERM; echo up; while :; do /bin/busybox sleep 0.05; done";
         let (id, _) = rig.start(&rig.job(1, script, json!({}))).await;
         rig.printed(&id, "up").await;
-        let long = Duration::from_secs(60);
+        let long = Duration::from_mins(1);
         let begun = Instant::now();
         rig.runtime.stop(&id, Grace::Of(long)).await.unwrap();
         assert!(begun.elapsed() < long);
@@ -68,7 +68,7 @@ async fn runs_commands_inside(program: &str) {
         let (id, pid) = rig.start(&rig.job(0, "echo up; exec /bin/busybox sleep 1000", json!({}))).await;
         rig.printed(&id, "up").await;
         let argv = |script: &str| ["/bin/busybox", "sh", "-c", script].map(str::to_owned);
-        let long = Duration::from_secs(60);
+        let long = Duration::from_mins(1);
         if users && program == "runc" {
             // runc before 1.2 cannot enter a network namespace that does not belong to the user namespace.
             let error = rig.runtime.exec(&id, &argv("exit 0"), long).await;

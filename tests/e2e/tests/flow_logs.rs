@@ -190,6 +190,7 @@ impl Drop for Following {
 
 // CLO-23, SM-09, PRO-121: what a real service writes is seen as it is written, through the cloud and on the node,
 // each line once; the cloud is not filled with requests.
+// REL-38
 #[test]
 fn logs_are_followed_through_the_cloud_and_on_the_node() {
     let mut scene = Scene::online("e2e-log-follow");

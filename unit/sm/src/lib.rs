@@ -46,8 +46,8 @@ pub mod parts {
     pub use crate::resourcemanager::{Attached, Device};
     pub use crate::runtimes::container::{ContainerRuntime, NodeFigures};
     pub use crate::runtimes::keeper::{Flood, Keeper, Known};
-    pub use crate::smclient::CmCalls;
     pub use crate::runtimes::{Alive, CgroupPaths, Data, Grace, Runtime, StartJob};
+    pub use crate::smclient::CmCalls;
 }
 
 /// Command line of `aos sm`.

@@ -14,6 +14,7 @@ fn zeros(bytes: u64, packing: Packing) -> Vec<u8> {
 }
 
 // A bomb is known by its growth, whatever the disk would take.
+// REL-32
 #[test]
 fn bombs_are_cut_off() {
     for packing in [Packing::Gzip, Packing::Zstd] {
@@ -107,6 +108,7 @@ impl std::io::Read for Million {
     }
 }
 
+// REL-32
 #[test]
 fn a_million_files_are_refused() {
     let place = Place::new();
@@ -177,6 +179,7 @@ fn the_last_of_several_entries_of_a_name_counts() {
     assert!(!tree_path.join("d/b").exists());
 }
 
+// REL-32
 #[test]
 fn a_refused_layer_leaves_the_others_alone() {
     let place = Place::new();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-// REL-08
+// REL-08, REL-32
 #[test]
 fn climbing_names_are_refused() {
     let place = Place::new();
@@ -61,7 +61,7 @@ fn symlinks_that_lead_above_the_root_are_refused() {
     assert!(message.contains("above the root"), "{message}");
 }
 
-// REL-08
+// REL-08, REL-32
 #[test]
 fn hard_links_to_the_outside_are_refused() {
     for target in ["/etc/passwd", "../../../etc/passwd"] {
@@ -78,6 +78,7 @@ fn hard_links_to_the_outside_are_refused() {
     );
 }
 
+// REL-32
 #[test]
 fn device_nodes_are_refused() {
     for kind in [b'3', b'4'] {
@@ -101,6 +102,7 @@ fn over_long_names_are_refused() {
     );
 }
 
+// REL-32
 #[test]
 fn headers_that_claim_too_much_are_refused() {
     let endless = Stream::default().entry(b'x', b"pax", b"", &vec![b'a'; 2 << 20]).file("x", "").done();

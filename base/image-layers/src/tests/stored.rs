@@ -104,6 +104,7 @@ fn a_squashfs_layer_takes_the_same_way() {
     assert_eq!(place.rests(), 1);
 }
 
+// REL-32
 #[test]
 fn a_hostile_squashfs_layer_is_refused() {
     let device = Stream::default().entry(b'3', b"null", b"", b"").done();

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::rig::{GID, Rig, UID, values};
 
-// SM-05, SM-37, SM-49
+// SM-05, SM-37, SM-49, REL-27
 pub async fn crun_confines_what_it_runs() {
     confines("crun").await;
 }
@@ -162,6 +162,7 @@ async fn confines(program: &str) {
     }
 }
 
+// REL-27
 pub async fn data_stays_the_instances_own_in_both_modes() {
     let folder = tempfile::Builder::new().prefix("aos-data-").tempdir_in("/var/tmp").unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();

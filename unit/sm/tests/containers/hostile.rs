@@ -90,6 +90,7 @@ fn limited(item: &str) -> Value {
     json!({"baseLayerIsNodeRootfs": item == "opener", "quotas": {"pidsLimit": 64, "ramLimit": ram, "tmpLimit": 4_194_304, "noFileLimit": 256}})
 }
 
+// REL-33
 pub async fn hostile_services_are_contained() {
     let mut rig = Rig::with("crun", true, |config| {
         config.default_pids_limit = Some(64);

@@ -20,7 +20,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-const LONG: Duration = Duration::from_secs(40);
+const LONG: Duration = Duration::from_secs(90);
 pub const UID: u32 = 5001;
 pub const GID: u32 = 5002;
 

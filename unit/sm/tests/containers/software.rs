@@ -63,6 +63,7 @@ pub async fn nginx_serves_in_both_modes() {
     }
 }
 
+// REL-27
 pub async fn the_host_is_the_base_only_where_asked() {
     let rig = over_the_host("crun", true, SeccompChoice::Default).await;
     for dir in ["one/usr/share/mine", "two/usr/bin", "two/opt"] {
@@ -162,6 +163,7 @@ async fn calls(program: &str, users: bool, seccomp: SeccompChoice) -> Value {
     serde_json::from_str(text.lines().find(|line| line.starts_with('{')).expect(&text)).unwrap()
 }
 
+// REL-27
 pub async fn python_runs_and_forbidden_calls_fail() {
     const EPERM: i64 = 1;
     const ENOSYS: i64 = 38;

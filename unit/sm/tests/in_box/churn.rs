@@ -212,7 +212,7 @@ fn processes(instances: &BTreeMap<u64, serde_json::Value>) -> BTreeMap<u64, (i32
         .collect()
 }
 
-// REL-02, REL-03
+// REL-02, REL-03, REL-30
 pub async fn two_hundred_kills_during_churn_leave_nothing_behind() {
     let seed = std::env::var("AOS_TEST_SEED").ok().and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or(0x5eed_a05e_d6e5_eed5);

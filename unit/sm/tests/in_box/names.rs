@@ -55,7 +55,7 @@ fn keeper() -> i32 {
     .expect("a keeper")
 }
 
-// SM-06, CM-49
+// SM-06, CM-49, REL-31
 pub async fn names_resolve_whoever_is_killed() {
     let mut sm = Sm::start("crun").await;
     let mut item = with_tmp();

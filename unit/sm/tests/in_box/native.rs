@@ -37,7 +37,7 @@ fn status_of(pid: i32, key: &str) -> String {
     line.unwrap().split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-// SM-04, SM-05, SM-47, SM-49, SM-50
+// SM-04, SM-05, SM-47, SM-49, SM-50, REL-37
 pub async fn a_native_service_has_user_files_and_limits() {
     let sm = with_native(|_| {}).await;
     let files = Tar::new().dir("opt").file("opt/words", b"from the item\n", 0o644).done();
@@ -68,7 +68,7 @@ pub async fn a_native_service_has_user_files_and_limits() {
     assert!(work.join("storages/n/storage/f").exists());
 }
 
-// SM-04
+// SM-04, REL-37
 pub async fn a_native_service_has_its_own_network_when_configured() {
     let sm = with_native(|config| config["ownNetwork"] = json!(true)).await;
     let script = "b=$AOS_ITEM_DIR/bin/busybox; $b cat /etc/hosts; $b ip addr show eth0; exec $b sleep 1000";
@@ -91,7 +91,7 @@ pub async fn a_native_service_has_its_own_network_when_configured() {
     assert_ne!(space(one), fs::read_link("/proc/self/ns/net").unwrap());
 }
 
-// SM-04, SM-54
+// SM-04, SM-54, REL-37
 pub async fn native_services_survive_and_leave_nothing_behind() {
     let mut sm = with_native(|_| {}).await;
     // The second process leaves the group of the first and ignores SIGTERM.

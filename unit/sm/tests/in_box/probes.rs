@@ -13,6 +13,7 @@ use crate::tests::{number, with_tmp};
 /// A service that is ready and lives as files in its storage say.
 const HTTP: &str = "b=/bin/busybox; $b mkdir -p /tmp/w; exec $b httpd -f -p 127.0.0.1:8080 -h /storage";
 
+// REL-36
 pub async fn probes_decide_about_active_and_restart() {
     let sm = Sm::start("crun").await;
     let item = |probes: serde_json::Value| {
@@ -74,6 +75,7 @@ pub async fn probes_decide_about_active_and_restart() {
     assert_ne!(number(&sm.instance(0).await["pid"]), pid);
 }
 
+// REL-36
 pub async fn probes_look_into_native_services() {
     let mut sm = with_native(|config| config["ownNetwork"] = json!(true)).await;
     let script = "b=$AOS_ITEM_DIR/bin/busybox; exec $b httpd -f -p 127.0.0.1:8080 -h $AOS_STORAGE_DIR";

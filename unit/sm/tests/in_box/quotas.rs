@@ -13,7 +13,7 @@ use crate::sm::Sm;
 const MIB: u64 = 1024 * 1024;
 const PARENT: &str = "aos-test";
 
-// SM-05: CPU, memory, processes, open files, space in /tmp.
+// SM-05: CPU, memory, processes, open files, space in /tmp., REL-28
 pub async fn crun_keeps_each_limit() {
     keeps_each_limit("crun").await;
 }
@@ -152,7 +152,7 @@ async fn fill(sm: &Sm, number: u64, storage: u64, state: u64) -> (u64, u64, Stri
     (size("/storage/big"), size("/state.dat"), log.clone())
 }
 
-// SM-05, CM-18
+// SM-05, CM-18, REL-28
 pub async fn storage_and_state_are_limited_on_btrfs() {
     let disk = disk(&["mkfs.btrfs", "-q", "-f"], "loop", 256);
     let mut sm = Sm::start_with("crun", |config| {
@@ -186,7 +186,7 @@ pub async fn storage_and_state_are_limited_by_user_quota() {
     assert!((4 * MIB..=5 * MIB).contains(&(storage + state)), "{log}");
 }
 
-// SM-05
+// SM-05, REL-28
 pub async fn a_storage_without_quotas_is_limited_by_its_image() {
     let disk = disk(&["mkfs.ext4", "-q", "-F"], "loop", 96);
     let mut sm = Sm::start_with("crun", |config| {

@@ -16,8 +16,8 @@ use wire::sm_outgoing_messages::SmOutgoingMessage as FromSm;
 use crate::churn::two_hundred_kills_during_churn_leave_nothing_behind;
 use crate::cm::wait_for;
 use crate::connection::{
-    a_slow_cm_holds_nothing_up, a_stream_begins_in_order_and_ends_with_a_pause, cm_and_cloud_are_lost_together,
-    what_happened_without_cm_is_told_later,
+    a_slow_cm_holds_nothing_up, a_stream_begins_in_order_and_ends_with_a_pause,
+    cm_and_cloud_are_lost_together, what_happened_without_cm_is_told_later,
 };
 use crate::image::{Tar, base_layer, wish};
 use crate::images::{an_image_made_by_umoci_runs, nginx_serves_from_layers_of_every_packing};
@@ -33,10 +33,14 @@ use crate::native::{
     a_native_service_has_its_own_network_when_configured, a_native_service_has_user_files_and_limits,
     native_services_survive_and_leave_nothing_behind,
 };
-use crate::probes::{probes_decide_about_active_and_restart, probes_look_into_native_services};
 use crate::networks::{
-    the_destination_and_the_source_must_both_allow_a_connection, the_order_of_starts_means_nothing_to_the_firewall, rules_that_come_later_are_appended_once, no_packet_is_lost_while_the_manager_restarts, the_last_stop_leaves_no_network, bandwidth_is_bounded_both_ways, public_traffic_is_counted_bounded_and_kept, an_impossible_rule_fails_its_instance_alone, a_filter_that_was_emptied_is_filled_again,
+    a_filter_that_was_emptied_is_filled_again, an_impossible_rule_fails_its_instance_alone,
+    bandwidth_is_bounded_both_ways, no_packet_is_lost_while_the_manager_restarts,
+    public_traffic_is_counted_bounded_and_kept, rules_that_come_later_are_appended_once,
+    the_destination_and_the_source_must_both_allow_a_connection, the_last_stop_leaves_no_network,
+    the_order_of_starts_means_nothing_to_the_firewall,
 };
+use crate::probes::{probes_decide_about_active_and_restart, probes_look_into_native_services};
 use crate::sm::Sm;
 
 use crate::quotas::{
@@ -48,11 +52,11 @@ use crate::resources::{
     a_shared_resource_is_given_to_as_many_as_it_allows, an_instance_gets_what_the_resource_says_and_no_more,
     what_a_node_does_not_have_fails_the_instance,
 };
+use crate::vlans::an_instance_is_reached_over_its_vlan;
 use crate::watch::{
     a_busy_instance_is_measured_and_alerted_about, components_are_heard_without_a_journal,
     ends_of_instances_are_alerts_with_their_reasons, the_journal_is_alerted_about_once,
 };
-use crate::vlans::an_instance_is_reached_over_its_vlan;
 
 type Test = fn() -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -126,7 +130,9 @@ tests! {
 
 /// Tests that only `other_kernel` runs, by name.
 pub const ELSEWHERE: &[(&str, Test)] = &[
-    ("storage_and_state_are_limited_by_user_quota", || Box::pin(storage_and_state_are_limited_by_user_quota())),
+    ("storage_and_state_are_limited_by_user_quota", || {
+        Box::pin(storage_and_state_are_limited_by_user_quota())
+    }),
     ("an_instance_is_reached_over_its_vlan", || Box::pin(an_instance_is_reached_over_its_vlan())),
 ];
 

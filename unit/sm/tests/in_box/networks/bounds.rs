@@ -114,7 +114,7 @@ fn transfer(from: &Space, to: &Space, ip: &str, bytes: usize) -> Duration {
     took
 }
 
-// SM-06: 1000 kbit/s are 125 000 bytes a second, both ways.
+// SM-06: 1000 kbit/s are 125 000 bytes a second, both ways., REL-28
 pub async fn bandwidth_is_bounded_both_ways() {
     let sm = Sm::start("crun").await;
     let slow = image(&sm, &[], &json!({"uploadSpeed": 2000, "downloadSpeed": 1000}));
@@ -182,6 +182,7 @@ fn set_day_back(sm: &Sm) {
 
 // SM-06: private peers are not counted, the value survives restarts, the limit drops, a new day starts at zero and
 // lets through again.
+// REL-28
 pub async fn public_traffic_is_counted_bounded_and_kept() {
     lay_uplink();
     let mut sm = Sm::start("crun").await;

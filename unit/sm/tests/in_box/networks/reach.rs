@@ -26,7 +26,7 @@ fn addresses(order: [u64; 4]) -> [String; 4] {
     addresses
 }
 
-// SM-06, SM-51, CM-52, DIS-16
+// SM-06, SM-51, CM-52, DIS-16, REL-29
 pub async fn the_destination_and_the_source_must_both_allow_a_connection() {
     who_reaches_whom([0, 1, 2, 3]).await;
 }
@@ -168,7 +168,7 @@ pub async fn rules_that_come_later_are_appended_once() {
     .await;
 }
 
-// SM-06: the network does not notice that its manager is away.
+// SM-06: the network does not notice that its manager is away., REL-31
 pub async fn no_packet_is_lost_while_the_manager_restarts() {
     lay_uplink();
     let mut sm = Sm::start("crun").await;

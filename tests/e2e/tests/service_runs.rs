@@ -27,7 +27,7 @@ fn expect_page(stage: &Stage, text: &str) {
     .unwrap();
 }
 
-// REL-14, PRO-119, PRO-120
+// REL-14, PRO-119, PRO-120, SM-16, ARC-03, ARC-06, ARC-11, ARC-12, ARC-13
 #[test]
 fn a_service_is_installed_started_updated_and_removed() {
     let site = Arc::new(Site::new("e2e-runs").unwrap());

@@ -36,7 +36,7 @@ fn instance(machine: &SystemdBox) -> Result<String, String> {
     address.map(str::to_owned).ok_or(text.clone())
 }
 
-// ARC-4, REL-41
+// ARC-4, REL-41, SM-02
 #[test]
 fn the_shipped_units_bring_a_unit_up_and_keep_its_services() {
     let site = Site::new("e2e-systemd").unwrap();

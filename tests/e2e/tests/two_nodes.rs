@@ -66,6 +66,7 @@ fn looked_at_without_manager(unit: &Unit) {
     assert!(shown.contains("offline"), "{shown}");
 }
 
+// ARC-05
 #[test]
 fn an_operator_provisions_renews_and_takes_back_a_unit_of_two_nodes() {
     let site = Arc::new(Site::new("e2e-two-nodes").unwrap());

@@ -46,8 +46,9 @@ pub fn scan(root: &Path) -> io::Result<Citations> {
     }
     for file in files {
         let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
-        let listed = file.parent().and_then(|folder| listed.get(folder));
-        let is_listed = |function: &str| listed.is_some_and(|names| names.contains(function));
+        let lists: Vec<&BTreeSet<String>> =
+            file.ancestors().filter_map(|folder| listed.get(folder)).collect();
+        let is_listed = |function: &str| lists.iter().any(|names| names.contains(function));
         scan_file(&name, &fs::read_to_string(&file)?, is_listed, &mut citations);
     }
     Ok(citations)

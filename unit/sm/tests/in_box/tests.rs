@@ -160,6 +160,7 @@ pub fn number(value: &serde_json::Value) -> i32 {
     i32::try_from(value.as_i64().unwrap_or(0)).unwrap()
 }
 
+// SM-13, SM-14, SM-17, SM-18, SM-19, SM-28, SM-29, SM-37, SM-47, SM-50, SM-51, SM-54
 async fn crun_runs_an_instance_as_asked() {
     runs_an_instance_as_asked("crun").await;
 }
@@ -168,7 +169,6 @@ async fn runc_runs_an_instance_as_asked() {
     runs_an_instance_as_asked("runc").await;
 }
 
-// SM-13..SM-18, SM-37, SM-47, SM-50, SM-51, SM-54
 async fn runs_an_instance_as_asked(runtime: &str) {
     let sm = Sm::start(runtime).await;
     let script = format!(
@@ -607,7 +607,7 @@ async fn state_and_storage_belong_to_the_instance_and_last() {
     assert!(!sm.folder.path().join("work/outside").exists());
 }
 
-// SM-20, SM-23, SM-33, SM-77
+// SM-20, SM-23, SM-33, SM-77, SM-10, SM-80
 async fn cm_may_hang_up_at_any_time() {
     let sm = Sm::start("crun").await;
     let image = sm.blobs.simple("exec /bin/busybox sleep 1000", with_tmp());

@@ -14,7 +14,7 @@ mod install;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -26,7 +26,7 @@ fn main() -> Result<()> {
             println!("{}", image::make(Path::new(dir), layers.parse()?, bytes.parse()?)?);
             Ok(())
         }
-        ["serve", dir] => serve(PathBuf::from(dir)),
+        ["serve", dir] => serve(Path::new(dir)),
         ["install", dir, address, digest] => {
             let time = install::run(Path::new(dir), address, digest.parse().context("the digest")?)?;
             println!("{}", time.as_secs_f64() * 1000.0);
@@ -37,11 +37,11 @@ fn main() -> Result<()> {
 }
 
 /// Serves until it is killed.
-fn serve(dir: PathBuf) -> Result<()> {
+fn serve(dir: &Path) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").context("cannot listen")?;
     println!("{}", listener.local_addr()?);
     for stream in listener.incoming() {
-        let (stream, dir) = (stream?, dir.clone());
+        let (stream, dir) = (stream?, dir.to_owned());
         std::thread::spawn(move || {
             if let Err(error) = answer(stream, &dir) {
                 eprintln!("{error:#}");

@@ -85,8 +85,8 @@ pub async fn names_resolve_whoever_is_killed() {
         ids
     };
     let count = |sm: &Sm, of: usize, word: &str| Asker { sm, id: ids[of].clone() }.count(word);
-    for of in 0..2 {
-        Asker { sm: &sm, id: ids[of].clone() }.more(&ip, 5).await;
+    for id in &ids[..2] {
+        Asker { sm: &sm, id: id.clone() }.more(&ip, 5).await;
     }
     // Names of one network are unknown in another one.
     Asker { sm: &sm, id: ids[2].clone() }.more("lost", 3).await;
@@ -96,8 +96,8 @@ pub async fn names_resolve_whoever_is_killed() {
     let lost = [count(&sm, 0, "lost"), count(&sm, 1, "lost")];
     for _ in 0..3 {
         sm.kill();
-        for of in 0..2 {
-            Asker { sm: &sm, id: ids[of].clone() }.more(&ip, 20).await;
+        for id in &ids[..2] {
+            Asker { sm: &sm, id: id.clone() }.more(&ip, 20).await;
         }
         sm.launch();
         for instance in 0..3 {
@@ -114,8 +114,8 @@ pub async fn names_resolve_whoever_is_killed() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(old), nix::sys::signal::Signal::SIGKILL).unwrap();
     wait_for("the keeper's end", || (!process::is_running(old, start)).then_some(())).await;
     wait_for("another keeper", || Client::connect("/run/aos/runtime".as_ref()).ok()).await;
-    for of in 0..2 {
-        Asker { sm: &sm, id: ids[of].clone() }.more(&ip, 20).await;
+    for id in &ids[..2] {
+        Asker { sm: &sm, id: id.clone() }.more(&ip, 20).await;
     }
     assert_eq!(number(&sm.instance(1).await["starts"]), 1);
 }

@@ -101,7 +101,7 @@ pub async fn probes_look_into_native_services() {
     sm.launch();
     wait_for("another stream", || (sm.cm.count("RegisterSM") > 0).then_some(())).await;
     assert!(streams > 0);
-    sm.cm.wait_state(0, "active").await;
+    wait_for("the first list", || (!sm.cm.history(0).is_empty()).then_some(())).await;
     assert_eq!(sm.cm.history(0), [("active".to_owned(), 0)]);
     assert_eq!(number(&sm.instance(0).await["pid"]), pid);
     fs::remove_file(storage.join("alive")).unwrap();

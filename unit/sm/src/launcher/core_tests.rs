@@ -843,3 +843,19 @@ fn an_image_nobody_wants_any_more_is_not_waited_for() {
     let stop = Event::Update { start: vec![], stop: vec![old.ident] };
     assert!(orders(&bench.on(stop)).contains(&"abandon"));
 }
+
+// A node that starts without the cloud may learn only from the image that the time is over already.
+#[test]
+fn a_time_that_is_over_is_kept_when_it_is_learned_late() {
+    let now = Instant::now();
+    let mut core = Core::new(["r".to_owned()].into(), Some(now));
+    let one = info(0, "1.0.0");
+    let found = Found { info: one.clone(), running: None, ready: false, missed: None, facts: None };
+    let later = now + Duration::from_mins(2);
+    assert!(orders(&core.on(later, Event::Begin(vec![found]))).contains(&"prepare"));
+    let facts = Facts { offline_ttl: Some(Duration::from_mins(1)), ..Facts::default() };
+    let actions = core.on(later, Event::Prepared(Box::new(one.clone()), Ok(facts)));
+    assert!(!orders(&actions).contains(&"start"), "{:?}", orders(&actions));
+    assert_eq!(core.statuses().first().unwrap().state, InstanceState::Inactive);
+    assert!(orders(&core.on(later, Event::Cloud(true))).contains(&"prepare"));
+}

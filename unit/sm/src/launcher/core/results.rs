@@ -1,6 +1,6 @@
 //! What follows from the results of orders and from what processes do by themselves.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aos_ids::InstanceIdent;
 
@@ -18,6 +18,8 @@ impl Core {
         result: Result<Facts, Failure>,
         actions: &mut Vec<Action>,
     ) {
+        let since = self.offline_since;
+        let suspended = |ttl: Option<Duration>| ttl.zip(since).is_some_and(|(ttl, since)| now >= since + ttl);
         let Some(entry) = self.entries.get_mut(&info.ident).filter(|entry| entry.phase == Phase::Preparing)
         else {
             return;
@@ -30,10 +32,13 @@ impl Core {
                     entry.failure = None;
                     if entry.running.is_some() {
                         entry.stop(Why::Replace, actions);
-                    } else {
-                        entry.start(now, actions);
+                        return;
                     }
-                    return;
+                    // Only now it may be known how long it may run without the cloud.
+                    if !suspended(entry.facts.offline_ttl) {
+                        entry.start(now, actions);
+                        return;
+                    }
                 }
                 Err(failure) => entry.fail(now, failure),
             }

@@ -122,6 +122,19 @@ fn the_shipped_units_bring_a_unit_up_and_keep_its_services() {
         assert_eq!(machine.sh("pgrep -f '[h]ttpd -f -p 8080'").unwrap(), service, "after {step}");
     }
     assert_eq!(main_pid(&machine, "aos-keep"), keeper);
+    // The keeper, too, in order and killed: it stays a unit, and the manager starts none of its own.
+    for step in ["systemctl restart aos-keep", "systemctl kill -s KILL aos-keep"] {
+        let before = main_pid(&machine, "aos-keep");
+        machine.sh(step).unwrap();
+        wait_for_or_last("another keeper", LIMIT, || {
+            let now = main_pid(&machine, "aos-keep");
+            if now == before || now.trim() == "0" { Err(now) } else { Ok(()) }
+        })
+        .unwrap();
+        expect_states(&machine, "active active inactive active active");
+        assert_eq!(machine.sh("pgrep -f '[h]ttpd -f -p 8080'").unwrap(), service, "after {step}");
+        assert_eq!(machine.sh("pgrep -c -f '[k]eep --dir'").unwrap().trim(), "1", "after {step}");
+    }
     wait_for_or_last("the page", LIMIT, page).unwrap();
     // What the daemons say is in the journal.
     for unit in ["aos-iam", "aos-cm", "aos-sm"] {

@@ -25,6 +25,10 @@ const START_PAUSE: Duration = Duration::from_millis(20);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Time to tell the keeper about an end.
 const STOPPING_TIME: Duration = Duration::from_secs(1);
+/// Set for whatever systemd starts.
+const UNDER_SYSTEMD: &str = "INVOCATION_ID";
+/// Time in which systemd starts a keeper again that has ended.
+const OTHERS_TIME: Duration = Duration::from_secs(5);
 const MAX_OWN_LOG: u64 = 64 * 1024;
 
 struct Call {
@@ -81,8 +85,9 @@ impl Keeper {
         floods: mpsc::Sender<Flood>,
     ) -> Result<(Self, Known, impl Future<Output = ()> + Send), Error> {
         aos_durable::create_dir(&dir, 0o700)?;
-        let mut task = Task { dir, program, exits, floods, child: None, seq: 0 };
+        let mut task = Task { dir, program, exits, floods, child: None, seq: 0, met: false };
         let (stream, known) = task.first_contact().await?;
+        task.met = true;
         let (calls, queue) = mpsc::channel(64);
         Ok((Self { calls }, known, task.run(stream, queue)))
     }
@@ -150,6 +155,8 @@ struct Task {
     floods: mpsc::Sender<Flood>,
     child: Option<Child>,
     seq: u64,
+    /// A keeper has answered before.
+    met: bool,
 }
 
 impl Task {
@@ -158,9 +165,16 @@ impl Task {
         if let Ok(stream) = UnixStream::connect(&socket).await {
             return Ok(BufReader::new(stream));
         }
-        if let Some(mut child) = self.child.take() {
+        let ours = self.child.take();
+        let elsewhere = self.met && ours.is_none() && std::env::var_os(UNDER_SYSTEMD).is_some();
+        if let Some(mut child) = ours {
             // It no longer answers, so it has ended or is about to; collecting it leaves no zombie.
             let _ = tokio::task::spawn_blocking(move || child.kill().and_then(|()| child.wait())).await;
+        }
+        // A keeper that we did not start is a unit of its own under systemd, which starts it again; one of ours
+        // would be in its way.
+        if elsewhere && let Some(stream) = self.wait_for_another(&socket).await {
+            return Ok(BufReader::new(stream));
         }
         self.child = Some(launch(&self.program, &self.dir)?);
         for _ in 0..START_TRIES {
@@ -170,6 +184,22 @@ impl Task {
             tokio::time::sleep(START_PAUSE).await;
         }
         Err(Error::Keeper("does not answer".to_owned()))
+    }
+
+    async fn wait_for_another(&self, socket: &Path) -> Option<UnixStream> {
+        let appears = async {
+            loop {
+                if let Ok(stream) = UnixStream::connect(socket).await {
+                    return stream;
+                }
+                tokio::time::sleep(START_PAUSE).await;
+            }
+        };
+        let found = tokio::time::timeout(OTHERS_TIME, appears).await.ok();
+        if found.is_none() {
+            tracing::warn!("nobody has started the keeper again for {OTHERS_TIME:?}, one of ours takes over");
+        }
+        found
     }
 
     async fn first_contact(&mut self) -> Result<(Stream, Known), Error> {

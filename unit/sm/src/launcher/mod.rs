@@ -14,6 +14,7 @@ mod opening;
 mod probe;
 mod queue;
 mod restart;
+mod settling;
 mod watched;
 mod workshop;
 
@@ -37,6 +38,7 @@ use core::Core;
 use events::{Action, Ended, Event, Failure, FailureKind, Found};
 use health::Question;
 use queue::{Pool, Queue};
+use settling::Settling;
 use workshop::{Done, Workshop, facts_of};
 
 pub use events::Status;
@@ -128,6 +130,7 @@ impl Launcher {
         let outgoing = self.outgoing.clone();
         let first = std::mem::take(&mut self.first);
         self.take(Event::Begin(first)).await;
+        let mut settling = Settling::default();
         loop {
             let deadline = self.core.next_deadline();
             let sleep = async {
@@ -137,6 +140,7 @@ impl Launcher {
                 }
             };
             self.dispatch(&mut jobs);
+            settling.observe(Instant::now(), jobs.is_empty());
             let event = tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => match self.on_command(command) {
@@ -172,6 +176,11 @@ impl Launcher {
                     continue;
                 }
                 () = self.queue.freed() => continue,
+                () = settling.over() => {
+                    settling = Settling::default();
+                    tokio::task::spawn_blocking(aos_footprint::give_back);
+                    continue;
+                }
                 () = sleep => Event::Tick,
             };
             self.take(event).await;

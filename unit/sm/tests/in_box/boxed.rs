@@ -114,7 +114,7 @@ pub fn inside(name: &str) -> ExitCode {
     assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
     let (_, test) = tests::find(name).expect("no such test");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let limit = Duration::from_secs(280);
         let task = tokio::spawn(test());
         match tokio::time::timeout(limit, task).await {
@@ -125,5 +125,19 @@ pub fn inside(name: &str) -> ExitCode {
                 ExitCode::FAILURE
             }
         }
-    })
+    });
+    thaw(Path::new(CGROUPS).join("freezer").as_path());
+    result
+}
+
+/// A Service Manager that the test ended in the middle of a stop may leave a frozen group, and what is frozen does
+/// not end with the box.
+fn thaw(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            thaw(&entry.path());
+        }
+    }
+    // The root of a hierarchy has no such file.
+    let _ = fs::write(group.join("freezer.state"), "THAWED");
 }

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::cm::wait_for;
-use crate::image::{Tar, base_layer, wish};
+use crate::image::{Tar, base_layer, lone_user, wish};
 use crate::sm::Sm;
 use crate::tests::number;
 
@@ -49,6 +49,7 @@ pub async fn a_native_service_has_user_files_and_limits() {
         "runParameters": {"startInterval": "1h", "startBurst": 1}});
     let image = sm.blobs.image(&[base_layer(), files], script, item);
     let mut info = wish(0, "1.0.0", &image, &native());
+    info.uid = lone_user();
     info.env_vars =
         vec![aos_unit_api::servicemanager::v5::EnvVarInfo { name: "COLOUR".into(), value: "red".into() }];
     info.state_path = "n/state".into();

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::cm::wait_for;
-use crate::image::wish;
+use crate::image::{lone_user, wish};
 use crate::sm::Sm;
 
 const MIB: u64 = 1024 * 1024;
@@ -50,7 +50,9 @@ async fn keeps_each_limit(runtime: &str) {
     let mut wishes = Vec::new();
     for (number, (script, quotas)) in (0..).zip(services) {
         let item = json!({"quotas": quotas, "runParameters": once()});
-        wishes.push(wish(number, "1.0.0", &sm.blobs.simple(script, item), &sm.runtime));
+        let mut info = wish(number, "1.0.0", &sm.blobs.simple(script, item), &sm.runtime);
+        info.uid = lone_user() + u32::try_from(number).unwrap();
+        wishes.push(info);
     }
     sm.cm.update(wishes, vec![]).await;
     let mut ids = Vec::new();

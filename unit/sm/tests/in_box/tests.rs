@@ -19,7 +19,7 @@ use crate::connection::{
     a_slow_cm_holds_nothing_up, a_stream_begins_in_order_and_ends_with_a_pause,
     cm_and_cloud_are_lost_together, what_happened_without_cm_is_told_later,
 };
-use crate::image::{Tar, base_layer, wish};
+use crate::image::{Tar, base_layer, lone_user, wish};
 use crate::images::{an_image_made_by_umoci_runs, nginx_serves_from_layers_of_every_packing};
 use crate::launcher::{
     a_hanging_runtime_holds_nobody_else_up, changed_variables_keep_state_and_others,
@@ -465,9 +465,9 @@ async fn limits_of_memory_and_processes_hold() {
         "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do /bin/busybox sleep 1000 & done; echo all; wait",
         json!({"quotas": {"pidsLimit": 8}, "runParameters": once}),
     );
-    sm.cm
-        .update(vec![wish(0, "1.0.0", &eater, &sm.runtime), wish(1, "1.0.0", &forker, &sm.runtime)], vec![])
-        .await;
+    let mut forking = wish(1, "1.0.0", &forker, &sm.runtime);
+    forking.uid = lone_user();
+    sm.cm.update(vec![wish(0, "1.0.0", &eater, &sm.runtime), forking], vec![]).await;
     let id = |instance: u64| {
         let sm = &sm;
         async move { sm.instance(instance).await["id"].as_str().unwrap().to_owned() }

@@ -89,6 +89,15 @@ pub fn kill_all(groups: &CgroupPaths) -> io::Result<()> {
     }
 }
 
+/// Lets go on what a Service Manager froze that died before it could kill or thaw it.
+pub fn thaw(groups: &CgroupPaths) {
+    for folder in groups.all.iter().flat_map(|group| tree(group)) {
+        // Only one of the two is there.
+        let _ = fs::write(folder.join("cgroup.freeze"), "0");
+        let _ = fs::write(folder.join("freezer.state"), "THAWED");
+    }
+}
+
 /// Removes the cgroups, which have to be empty by now; blocking.
 pub fn remove(groups: &CgroupPaths) -> io::Result<()> {
     let deadline = Instant::now() + KILL_LIMIT;

@@ -226,6 +226,7 @@ impl ContainerRuntime {
     }
 
     async fn attach_one(&self, id: &str, wanted: bool, known: &Known) -> Result<Option<Alive>, Error> {
+        ending::thaw(&self.cgroups(id));
         let folder = self.bundle(id);
         let info: Option<InstanceInfo> = bundle::read(&folder.join("instance.json"));
         let watched = known.watched.get(id).map(|w| Identity { pid: w.pid, start_time: w.start_time });

@@ -158,7 +158,7 @@ fn linked(unit: &Unit, node: &str) -> Result<(), String> {
 
 // A second node beside the main one: renewed through it while it is connected, and back by itself after it was
 // switched off longer than its certificates lived.
-// REL-25
+// REL-25, REL-40
 #[test]
 fn a_second_node_is_renewed_and_recovers_without_a_visit() {
     let site = std::sync::Arc::new(Site::new("e2e-life-two").unwrap());

@@ -16,7 +16,7 @@ use rustix::fs::FallocateFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::filesystem::{self, FileSystem};
-use crate::{QuotaError, tools};
+use crate::{QuotaError, Unlimited, tools};
 
 const IMAGE: &str = ".aos-storage.img";
 const NEW: &str = ".aos-storage.new";
@@ -49,11 +49,11 @@ fn layout(limit: u64) -> Layout {
 }
 
 /// Why no image can be used here; `None` when it can.
-pub fn reason_against() -> Option<String> {
+pub fn reason_against() -> Option<Unlimited> {
     if !Path::new("/dev/loop-control").exists() {
-        return Some("there are no loop devices".to_owned());
+        return Some(Unlimited::NoLoop);
     }
-    tools::find("mkfs.ext4").is_none().then(|| "mkfs.ext4 is not installed".to_owned())
+    tools::find("mkfs.ext4").is_none().then_some(Unlimited::NoMkfs)
 }
 
 /// True when a folder has an image, mounted or not. It is used then, whatever the file system can do by now: what

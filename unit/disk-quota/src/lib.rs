@@ -55,13 +55,41 @@ pub enum QuotaError {
         message: String,
     },
     /// Nothing can keep the limit, and running without is not allowed.
-    #[error("the limit of {} cannot be kept: {reason}", path.display())]
+    #[error("the limit of {} cannot be kept", path.display())]
     Unavailable {
         /// Folder or file.
         path: PathBuf,
         /// Why.
-        reason: String,
+        #[source]
+        reason: Unlimited,
     },
+}
+
+/// Why nothing keeps the limit of a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unlimited {
+    /// By the configuration.
+    #[error("disk quotas are switched off")]
+    Off,
+    /// Its storage is in an image, which another program mounts.
+    #[error("it has an image")]
+    Elsewhere,
+    /// The file system has quotas and does not keep them.
+    #[error("the file system is mounted without usrquota")]
+    NotMounted,
+    /// The file system has no quotas by user.
+    #[error("the file system has no user quotas (error {errno})")]
+    NoQuotas {
+        /// The kernel's error number; 0 when it named none.
+        errno: i32,
+    },
+    /// The file system has no quotas, and images cannot be mounted.
+    #[error("the file system keeps no user quotas, and there are no loop devices")]
+    NoLoop,
+    /// The file system has no quotas, and images cannot be made.
+    #[error("the file system keeps no user quotas, and mkfs.ext4 is not installed")]
+    NoMkfs,
 }
 
 impl QuotaError {
@@ -128,9 +156,9 @@ pub struct Limits {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Of the storage.
-    pub storage: Option<Result<Mechanism, String>>,
+    pub storage: Option<Result<Mechanism, Unlimited>>,
     /// Of the state.
-    pub state: Option<Result<Mechanism, String>>,
+    pub state: Option<Result<Mechanism, Unlimited>>,
 }
 
 /// What an instance takes on disk, bytes; `None` where nobody counts.
@@ -228,18 +256,18 @@ fn choose(
     folder: &Path,
     images: bool,
     policy: Policy,
-) -> Result<Result<(Mechanism, FileSystem), String>, QuotaError> {
+) -> Result<Result<(Mechanism, FileSystem), Unlimited>, QuotaError> {
     // The folder itself may be the mount point of its image.
     let existing = folder.ancestors().skip(1).find(|path| path.exists()).unwrap_or(Path::new("/"));
     let outer = FileSystem::of(existing)?;
     if images && image::has_one(folder) {
         return Ok(match policy {
-            Policy::InPlace => Err("it has an image".to_owned()),
+            Policy::InPlace => Err(Unlimited::Elsewhere),
             _ => Ok((Mechanism::Image, outer)),
         });
     }
     if policy == Policy::Off {
-        return Ok(Err("disk quotas are switched off".to_owned()));
+        return Ok(Err(Unlimited::Off));
     }
     if outer.is_btrfs() {
         return Ok(Ok((Mechanism::Subvolume, outer)));
@@ -253,7 +281,7 @@ fn choose(
     }
     Ok(match image::reason_against() {
         None => Ok((Mechanism::Image, outer)),
-        Some(other) => Err(format!("{reason}; {other}")),
+        Some(reason) => Err(reason),
     })
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use aos_disk_control::user_quota;
 
-use crate::QuotaError;
 use crate::filesystem::{self, FileSystem};
+use crate::{QuotaError, Unlimited};
 
 /// Space that one file takes at least; smaller files are not worth more inodes.
 const FILE: u64 = 4096;
@@ -17,12 +17,12 @@ const MORE_FILES: u64 = 1024;
 const NO_SUCH_PROCESS: i32 = 3;
 
 /// Why the file system limits no users; `None` when it does.
-pub fn reason_against(on: &OwnedFd, file_system: &FileSystem) -> Option<String> {
+pub fn reason_against(on: &OwnedFd, file_system: &FileSystem) -> Option<Unlimited> {
     let enforced = with_node(file_system, |node| user_quota::is_enforced(on.as_fd(), node));
     match enforced {
         Ok(true) => None,
-        Ok(false) => Some("the file system is mounted without usrquota".to_owned()),
-        Err(error) => Some(format!("the file system has no user quotas ({error})")),
+        Ok(false) => Some(Unlimited::NotMounted),
+        Err(error) => Some(Unlimited::NoQuotas { errno: error.raw_os_error().unwrap_or(0) }),
     }
 }
 

@@ -5,6 +5,8 @@
 //! may have been lost, and the certificate we take for the newest may never have reached it. What it gets is
 //! bounded by number instead.
 
+use crate::renewal::CertificateRefusal;
+
 /// Certificates of one type and node that a Unit may get without being asked, within [`window`].
 pub const MAX_ISSUED: usize = 8;
 /// A token of an operator is good for this time, seconds.
@@ -54,16 +56,16 @@ pub fn may_recover(
     node_id: &str,
     cert_type: &str,
     now: i64,
-) -> Result<(), &'static str> {
+) -> Result<(), CertificateRefusal> {
     let same = |one: &&Recorded<'_>| one.node_id == node_id && one.cert_type == cert_type;
     let mut kept = recorded.iter().filter(same).filter(|one| !one.revoked).peekable();
     if kept.peek().is_none() {
-        return Err("the Unit holds no certificate of this type for this node");
+        return Err(CertificateRefusal::NotHeld);
     }
     let window = kept.map(|one| window(one.not_before, one.not_after)).min().unwrap_or(DAY);
     let recent = recorded.iter().filter(same).filter(|one| one.issued_at > now.saturating_sub(window));
     if recent.count() >= MAX_ISSUED {
-        return Err("too many certificates of this type were issued today");
+        return Err(CertificateRefusal::TooMany);
     }
     Ok(())
 }
@@ -126,7 +128,7 @@ mod tests {
         for n in 1..8 {
             record.push(one("online", T + n, 100 * DAY));
         }
-        assert!(may_recover(&record, "main", "online", T + 10).unwrap_err().contains("too many"));
+        assert_eq!(may_recover(&record, "main", "online", T + 10), Err(CertificateRefusal::TooMany));
         assert_eq!(may_recover(&record, "main", "online", T + DAY + 10), Ok(()), "the next day");
         for one in &mut record {
             one.revoked = true;

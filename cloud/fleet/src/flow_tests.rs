@@ -148,7 +148,7 @@ fn a_state_is_accepted_when_it_is_whole_and_belongs_to_the_unit() {
     let exists = KnownInstance { exists: true, on_its_way: None };
     let right: Option<&[u8]> = Some(&[7; 28]);
     assert_eq!(accept_state(told(right, 10), exists), Ok(()));
-    assert_eq!(accept_state(told(right, 10), KnownInstance::default()), Err("unknown instance"));
+    assert_eq!(accept_state(told(right, 10), KnownInstance::default()), Err(StateRefusal::UnknownInstance));
     assert!(accept_state(told(right, 65_537), exists).is_err());
     assert!(accept_state(told(Some(&[8; 28]), 10), exists).is_err());
     assert!(accept_state(told(None, 10), exists).is_err());

@@ -23,19 +23,36 @@ pub struct KnownInstance<'a> {
     pub on_its_way: Option<&'a str>,
 }
 
+/// Why a state is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StateRefusal {
+    /// The Unit has no such instance.
+    #[error("unknown instance")]
+    UnknownInstance,
+    /// It is larger than the protocol allows.
+    #[error("state is larger than {MAX_STATE} bytes")]
+    TooLarge,
+    /// Its checksum is of another content, or of an unknown kind.
+    #[error("checksum does not match the state")]
+    Checksum,
+    /// A state that was set here is on its way.
+    #[error("the cloud has set another state")]
+    Overruled,
+}
+
 /// Accepts a state or says why not.
-pub fn accept_state(told: Told<'_>, known: KnownInstance<'_>) -> Result<(), &'static str> {
+pub fn accept_state(told: Told<'_>, known: KnownInstance<'_>) -> Result<(), StateRefusal> {
     if !known.exists {
-        return Err("unknown instance");
+        return Err(StateRefusal::UnknownInstance);
     }
     if told.bytes > MAX_STATE {
-        return Err("state is larger than 65536 bytes");
+        return Err(StateRefusal::TooLarge);
     }
     if told.computed.is_none() || told.checksum.bytes().as_deref() != told.computed {
-        return Err("checksum does not match the state");
+        return Err(StateRefusal::Checksum);
     }
     match known.on_its_way.map(StateChecksum::new) {
-        Some(Ok(other)) if !other.same_as(told.checksum) => Err("the cloud has set another state"),
+        Some(Ok(other)) if !other.same_as(told.checksum) => Err(StateRefusal::Overruled),
         _ => Ok(()),
     }
 }

@@ -25,10 +25,10 @@ pub use certificate_life::{
 pub use delivery::{Delivery, Step};
 pub use desired::{Assigned, OwnerKind, Signing, Skipped, Target, desired_status};
 pub use divergence::{Comparison, compare};
-pub use instance_state::{KnownInstance, Told, accept_state};
+pub use instance_state::{KnownInstance, StateRefusal, Told, accept_state};
 pub use logs::{LogState, MAX_LOG_PART, MAX_LOG_PARTS, NodeLog, log_state};
 pub use node_task::{NodeTaskEvent, NodeTaskKind, NodeTaskState, NodeTaskStep, Reason, node_task};
-pub use renewal::{Held, RenewalState, SELF_RENEWAL, may_renew, renewal_over};
+pub use renewal::{CertificateRefusal, Held, RenewalState, SELF_RENEWAL, may_renew, renewal_over};
 pub use state::{Instance, InstanceKey, ItemKey, MAX_KNOWN, MAX_KNOWN_NODES, Merged, Stamped, UnitState};
 pub use unit_config::{UnitConfigRefusal, check_config, installed_config, wanted_config};
 pub use versions::{LATEST, resolve};

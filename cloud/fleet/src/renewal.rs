@@ -14,6 +14,20 @@ pub struct Held<'a> {
 /// A Unit may ask on its own for what ends within this time, seconds.
 pub const SELF_RENEWAL: i64 = 30 * 24 * 3600;
 
+/// Why a Unit gets no certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateRefusal {
+    /// There is nothing to renew.
+    #[error("the Unit holds no certificate of this type for this node")]
+    NotHeld,
+    /// Nobody asked for it, and it is good for long.
+    #[error("no renewal asks for it and it does not end soon")]
+    NotDue,
+    /// It got enough of them lately.
+    #[error("too many certificates of this type were issued today")]
+    TooMany,
+}
+
 /// Decides about a request of a Unit for a certificate of `cert_type` for `node_id` at `now` (seconds since
 /// 1970 UTC). `asked` tells that a renewal under way names it; else the present certificate must end soon.
 pub fn may_renew(
@@ -22,16 +36,16 @@ pub fn may_renew(
     node_id: &str,
     cert_type: &str,
     now: i64,
-) -> Result<(), &'static str> {
+) -> Result<(), CertificateRefusal> {
     let mut same = held.iter().filter(|one| one.node_id == node_id && one.cert_type == cert_type).peekable();
     if same.peek().is_none() {
-        return Err("the Unit holds no certificate of this type for this node");
+        return Err(CertificateRefusal::NotHeld);
     }
     if asked {
         return Ok(());
     }
     let last = same.map(|one| one.not_after).max().unwrap_or_default();
-    if last - now <= SELF_RENEWAL { Ok(()) } else { Err("no renewal asks for it and it does not end soon") }
+    if last - now <= SELF_RENEWAL { Ok(()) } else { Err(CertificateRefusal::NotDue) }
 }
 
 /// State of one certificate of a renewal.

@@ -184,7 +184,7 @@ async fn issue_recovered(
                     Ok(())
                 } else {
                     may_recover(&recorded, &wish.node_id, &wish.cert_type, now)
-                        .map_err(|reason| Reason(reason.to_owned()))
+                        .map_err(|refusal| Reason(refusal.to_string()))
                 };
                 match allowed.and(outcome) {
                     Ok(new) => answer.certificates.push(CertificateOf {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use aos_cloud_fleet::{Held, RenewalState, may_recover, may_renew, renewal_over};
+use aos_cloud_fleet::{CertificateRefusal, Held, RenewalState, may_recover, may_renew, renewal_over};
 use aos_cloud_pki::CertType;
 use aos_cloud_protocol::{
     AosIdentity, Body, CertificateToRenew, CertificateType, IdentityType,
@@ -136,7 +136,7 @@ impl Flows {
                 for wish in requests {
                     match permitted(&held, open.as_ref(), &wish) {
                         Ok(()) => wishes.push(wish),
-                        Err(reason) => refused.push((wish, reason.to_owned())),
+                        Err(reason) => refused.push((wish, reason.to_string())),
                     }
                 }
                 let (wishes, dear) = affordable(work, &unit, wishes)?;
@@ -295,7 +295,7 @@ fn under_way(one: &RenewalCertificate) -> bool {
     matches!(RenewalState::parse(&one.state), RenewalState::Asked | RenewalState::Issued)
 }
 
-fn permitted(held: &[Certificate], open: Option<&Renewal>, wish: &Wish) -> Result<(), &'static str> {
+fn permitted(held: &[Certificate], open: Option<&Renewal>, wish: &Wish) -> Result<(), CertificateRefusal> {
     let asked = open.is_some_and(|renewal| {
         let mut named = renewal.certificates.iter();
         named.any(|one| one.node_id == wish.node_id && one.cert_type == wish.cert_type && under_way(one))
@@ -324,7 +324,7 @@ fn issue(
         let allowed = permitted(&held, open.as_deref(), &wish)
             .and_then(|()| if asked || again { Ok(()) } else { few(&lives, &wish) });
         if let Err(reason) = allowed {
-            refused.push((wish, reason.to_owned()));
+            refused.push((wish, reason.to_string()));
             continue;
         }
         let granted = grant(work, unit, &held, certificate)?;
@@ -346,7 +346,7 @@ fn issue(
 }
 
 /// A Unit that asks by itself gets no more certificates in a day than one that recovers.
-fn few(lives: &[RecordedLife], wish: &Wish) -> Result<(), &'static str> {
+fn few(lives: &[RecordedLife], wish: &Wish) -> Result<(), CertificateRefusal> {
     let recorded: Vec<_> = lives.iter().map(recorded).collect();
     may_recover(&recorded, &wish.node_id, &wish.cert_type, now_micros() / 1_000_000)
 }

@@ -62,8 +62,9 @@ impl Flows {
                     }
                     Err(reason) => {
                         tracing::warn!(unit_id, "a state of {} is rejected: {reason}", key.item);
-                        work.reject_state(&unit_id, &key, reason)?;
-                        work.note_invalid(&unit_id, "newState", reason)?;
+                        let reason = reason.to_string();
+                        work.reject_state(&unit_id, &key, &reason)?;
+                        work.note_invalid(&unit_id, "newState", &reason)?;
                     }
                 }
                 let answer = StateAcceptance {
@@ -72,7 +73,7 @@ impl Flows {
                     instance: body.instance,
                     checksum: body.state_checksum,
                     result: verdict.map_or(StateResult::Rejected, |()| StateResult::Accepted),
-                    reason: verdict.err().unwrap_or_default().to_owned(),
+                    reason: verdict.err().map(|refusal| refusal.to_string()).unwrap_or_default(),
                 };
                 let slot = slot("stateAcceptance", &key);
                 flows.push(

@@ -49,6 +49,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// What the probes of an instance found.
+    #[error(transparent)]
+    Unhealthy(#[from] crate::launcher::Unhealthy),
     /// A remote call failed.
     #[error("{call} failed: {}", source.message())]
     Call {
@@ -297,6 +300,7 @@ impl Error {
             | Self::Source { .. }
             | Self::File { .. }
             | Self::System { .. }
+            | Self::Unhealthy(_)
             | Self::Runtime { .. } => AosCode::Runtime,
             _ => AosCode::Failed,
         }

@@ -9,6 +9,7 @@ use aos_status::{AosCode, ErrorInfo, InstanceState};
 use super::events::{Action, Ended, Facts, Failure, FailureKind, Status, Why};
 use super::health::Health;
 use super::restart::Window;
+use crate::Error;
 use crate::instance::InstanceInfo;
 
 /// Pause before a passing failure is tried again without being told.
@@ -181,8 +182,8 @@ impl Entry {
     /// Ends what is not healthy and asks the question that is due.
     pub fn watch_health(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let (Some(health), Some((info, pid))) = (self.health.as_mut(), self.running.as_ref()) else { return };
-        if let Some(reason) = health.verdict(now) {
-            let error = ErrorInfo::new(AosCode::Runtime, reason);
+        if let Some(verdict) = health.verdict(now) {
+            let error = Error::from(verdict).info();
             self.failure = Some(Failure { error, kind: FailureKind::Lasting });
             self.stop(Why::Unhealthy, actions);
         } else if let Some((question, probe)) = health.ask(now) {

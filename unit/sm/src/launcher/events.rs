@@ -8,7 +8,7 @@ use aos_ids::InstanceIdent;
 use aos_item_format::{Probe, Probes};
 use aos_status::{ErrorInfo, InstanceState};
 
-use super::health::Question;
+use super::health::{ProbeError, Question};
 use super::restart::RunParameters;
 use crate::instance::InstanceInfo;
 
@@ -120,7 +120,7 @@ pub enum Event {
         /// What was asked.
         question: Question,
         /// The answer.
-        result: Result<(), String>,
+        result: Result<(), ProbeError>,
     },
     /// CM can be asked again.
     CmConnected,

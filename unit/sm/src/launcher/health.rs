@@ -3,10 +3,73 @@
 //! From its start an instance is asked whether it is ready, until it is; it has a limited time for that. From
 //! then on it is asked whether it lives. One question is open at a time.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aos_item_format::{Probe, Probes};
+
+use crate::Error;
+
+/// Why a try was no success.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// The command says no.
+    #[error("the command ended with status {0}")]
+    Status(i32),
+    /// The command did not run to its end.
+    #[error("cannot run the command")]
+    Exec(#[source] Error),
+    /// Nobody can be talked to there.
+    #[error("cannot ask port {port}")]
+    Port {
+        /// TCP port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The service says no.
+    #[error("HTTP status {0}")]
+    Http(u16),
+    /// Whoever listens there speaks something else.
+    #[error("no HTTP answer")]
+    NotHttp,
+    /// The time of a try is over.
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    Late(Duration),
+    /// The instance's runtime is not there.
+    #[error("cannot ask the service")]
+    NoRuntime(#[source] Error),
+    /// The try itself broke.
+    #[error("the try broke off")]
+    Broken,
+}
+
+/// Why a process has to be ended.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unhealthy {
+    /// It took too long to become ready.
+    #[error("the service was not ready within {} s", limit.as_secs_f32())]
+    NotReady {
+        /// The time it had.
+        limit: Duration,
+        /// What the last try found; `None` before the first one ended.
+        #[source]
+        last: Option<Arc<ProbeError>>,
+    },
+    /// It does not live any more.
+    #[error("the service failed {failures} probes in a row")]
+    Failing {
+        /// How many.
+        failures: u32,
+        /// What the last one found.
+        #[source]
+        last: Option<Arc<ProbeError>>,
+    },
+}
 
 /// Which question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,23 +91,15 @@ pub struct Health {
     good: u32,
     bad: u32,
     /// What the last failure was.
-    last: String,
+    last: Option<Arc<ProbeError>>,
 }
 
 impl Health {
     /// Of a process that began at `now`, or that is known to be ready already.
     pub fn new(probes: Arc<Probes>, now: Instant, ready: bool) -> Self {
         let ready = ready || probes.readiness.is_none();
-        let mut health = Self {
-            probes,
-            started: now,
-            ready,
-            next: now,
-            open: false,
-            good: 0,
-            bad: 0,
-            last: String::new(),
-        };
+        let mut health =
+            Self { probes, started: now, ready, next: now, open: false, good: 0, bad: 0, last: None };
         health.next = now + health.probe().map_or(Duration::ZERO, |probe| probe.initial_delay.get());
         health
     }
@@ -73,7 +128,7 @@ impl Health {
     }
 
     /// Takes an answer; true when the instance has just become ready.
-    pub fn answer(&mut self, now: Instant, question: Question, result: Result<(), String>) -> bool {
+    pub fn answer(&mut self, now: Instant, question: Question, result: Result<(), ProbeError>) -> bool {
         if !self.open || (question == Question::Alive) != self.ready {
             return false;
         }
@@ -88,10 +143,10 @@ impl Health {
                     self.bad = 0;
                 }
             }
-            Err(reason) => {
+            Err(error) => {
                 self.good = 0;
                 self.bad = self.bad.saturating_add(1);
-                self.last = reason;
+                self.last = Some(Arc::new(error));
             }
         }
         if self.ready || self.good < enough {
@@ -103,16 +158,14 @@ impl Health {
     }
 
     /// Why the process has to be ended, if it has to.
-    pub fn verdict(&self, now: Instant) -> Option<String> {
+    pub fn verdict(&self, now: Instant) -> Option<Unhealthy> {
+        let last = || self.last.clone();
         if !self.ready {
             let limit = self.probes.start_timeout.get();
-            return (now >= self.started + limit).then(|| {
-                let reason = if self.last.is_empty() { "no answer" } else { &self.last };
-                format!("the service was not ready within {} s: {reason}", limit.as_secs_f32())
-            });
+            return (now >= self.started + limit).then(|| Unhealthy::NotReady { limit, last: last() });
         }
-        let probe = self.probes.liveness.as_ref().filter(|probe| self.bad >= probe.failure_threshold)?;
-        Some(format!("the service failed {} probes in a row: {}", probe.failure_threshold, self.last))
+        let failures = self.probes.liveness.as_ref()?.failure_threshold;
+        (self.bad >= failures).then(|| Unhealthy::Failing { failures, last: last() })
     }
 }
 
@@ -138,8 +191,8 @@ mod tests {
         Arc::new(Probes { start_timeout, readiness, liveness })
     }
 
-    fn bad() -> Result<(), String> {
-        Err("refused".to_owned())
+    fn bad() -> Result<(), ProbeError> {
+        Err(ProbeError::Http(503))
     }
 
     #[test]
@@ -155,15 +208,18 @@ mod tests {
             now += Duration::from_secs(2);
         }
         assert!(health.is_ready());
-        assert_eq!(health.verdict(start + Duration::from_hours(1)), None, "the start is over");
+        assert!(health.verdict(start + Duration::from_hours(1)).is_none(), "the start is over");
         assert_eq!(health.ask(now).unwrap().0, Question::Alive);
         health.answer(now, Question::Alive, bad());
-        assert_eq!(health.verdict(now), None);
+        assert!(health.verdict(now).is_none());
         now = health.due().unwrap();
         health.ask(now).unwrap();
         assert!(!health.answer(now, Question::Ready, Ok(())), "an answer to another question");
         health.answer(now, Question::Alive, bad());
-        assert!(health.verdict(now).unwrap().contains("refused"));
+        let Some(Unhealthy::Failing { failures: 2, last: Some(last) }) = health.verdict(now) else {
+            panic!()
+        };
+        assert!(matches!(*last, ProbeError::Http(503)));
     }
 
     #[test]
@@ -173,8 +229,10 @@ mod tests {
         health.ask(start).unwrap();
         assert_eq!(health.due(), Some(start + Duration::from_secs(10)), "an open question does not matter");
         health.answer(start, Question::Ready, bad());
-        assert_eq!(health.verdict(start + Duration::from_millis(9999)), None);
-        assert!(health.verdict(start + Duration::from_secs(10)).unwrap().contains("not ready within 10 s"));
+        assert!(health.verdict(start + Duration::from_millis(9999)).is_none());
+        let verdict = health.verdict(start + Duration::from_secs(10));
+        let Some(Unhealthy::NotReady { limit, last: Some(_) }) = verdict else { panic!() };
+        assert_eq!(limit, Duration::from_secs(10));
     }
 
     #[test]
@@ -182,7 +240,8 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::new(probes(None, None), now, false);
         assert!(health.is_ready());
-        assert_eq!((health.due(), health.ask(now), health.verdict(now)), (None, None, None));
+        assert_eq!((health.due(), health.ask(now)), (None, None));
+        assert!(health.verdict(now).is_none());
     }
 
     proptest! {
@@ -200,7 +259,7 @@ mod tests {
                 now = now.max(health.due().unwrap());
                 let Some((question, _)) = health.ask(now) else { break };
                 (good, bad) = if answer { (good + 1, 0) } else { (0, bad + 1) };
-                let became = health.answer(now, question, if answer { Ok(()) } else { Err(String::new()) });
+                let became = health.answer(now, question, if answer { Ok(()) } else { bad() });
                 prop_assert_eq!(became, !was_ready && good >= success);
                 if became {
                     (good, bad) = (0, 0);

@@ -36,12 +36,13 @@ use crate::instance::InstanceInfo;
 use crate::smclient::Outgoing;
 use core::Core;
 use events::{Action, Ended, Event, Failure, FailureKind, Found};
-use health::Question;
+use health::{ProbeError, Question};
 use queue::{Pool, Queue};
 use settling::Settling;
 use workshop::{Done, Workshop, facts_of};
 
 pub use events::Status;
+pub use health::Unhealthy;
 pub use opening::{Parts, RuntimeEntry};
 pub use watched::Watched;
 
@@ -110,7 +111,7 @@ impl Order {
             Self::Start(info) => Event::Started(info, Err(failure)),
             Self::Stop(ident) => Event::Stopped(ident, Err(failure)),
             Self::Probe(ident, pid, question) => {
-                Event::Probed { ident, pid, question, result: Err(failure.error.message) }
+                Event::Probed { ident, pid, question, result: Err(ProbeError::Broken) }
             }
         }
     }

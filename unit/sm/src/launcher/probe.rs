@@ -19,14 +19,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
+use super::health::ProbeError;
 use crate::runtimes::Runtime;
 
 /// Bytes read of an answer.
 const MAX_ANSWER: usize = 256;
 /// The thread ends after this time without work.
 const IDLE: Duration = Duration::from_secs(30);
-/// Longest reason told, bytes.
-const MAX_REASON: usize = 160;
 
 struct Wanted {
     pid: i32,
@@ -53,27 +52,29 @@ pub struct Asked<'a> {
 
 impl Prober {
     /// One try.
-    pub async fn ask(&self, asked: &Asked<'_>, probe: &Probe) -> Result<(), String> {
+    pub async fn ask(&self, asked: &Asked<'_>, probe: &Probe) -> Result<(), ProbeError> {
         let limit = probe.timeout.get();
         if !probe.exec.is_empty() {
             return match asked.runtime.exec(asked.id, &probe.exec, limit).await {
                 Ok(0) => Ok(()),
-                Ok(status) => Err(format!("the command ended with status {status}")),
-                Err(error) => Err(short(error.info().message)),
+                Ok(status) => Err(ProbeError::Status(status)),
+                Err(error) => Err(ProbeError::Exec(error)),
             };
         }
         let port = probe.http.as_ref().map(|http| http.port).or(probe.tcp.as_ref().map(|tcp| tcp.port));
+        let port = port.unwrap_or_default();
         let trying = async {
-            let mut stream = self.connect(asked, port.unwrap_or_default()).await?;
+            let mut stream = self.connect(asked, port).await?;
             match &probe.http {
-                Some(http) => get(&mut stream, http).await,
-                None => Ok(Ok(())),
+                Some(http) => get(&mut stream, http).await.map(Some),
+                None => Ok(None),
             }
         };
         match tokio::time::timeout(limit, trying).await {
-            Ok(Ok(verdict)) => verdict,
-            Ok(Err(error)) => Err(short(error.to_string())),
-            Err(_) => Err(format!("no answer within {} s", limit.as_secs_f32())),
+            Ok(Ok(Some(answer))) => judge(&answer),
+            Ok(Ok(None)) => Ok(()),
+            Ok(Err(source)) => Err(ProbeError::Port { port, source }),
+            Err(_) => Err(ProbeError::Late(limit)),
         }
     }
 
@@ -133,8 +134,8 @@ fn make_sockets(queue: &threads::Receiver<Wanted>) {
     }
 }
 
-/// The status line is all that matters.
-async fn get(stream: &mut tokio::net::TcpStream, http: &HttpProbe) -> io::Result<Result<(), String>> {
+/// The beginning of the answer: its status line is all that matters.
+async fn get(stream: &mut tokio::net::TcpStream, http: &HttpProbe) -> io::Result<Vec<u8>> {
     let request = format!(
         "GET {} HTTP/1.0\r\nHost: localhost:{}\r\nUser-Agent: aos-probe\r\nConnection: close\r\n\r\n",
         http.path, http.port
@@ -143,27 +144,21 @@ async fn get(stream: &mut tokio::net::TcpStream, http: &HttpProbe) -> io::Result
     let mut answer = Vec::with_capacity(MAX_ANSWER);
     let mut limited = stream.take(MAX_ANSWER as u64);
     while !answer.contains(&b'\n') && limited.read_buf(&mut answer).await? > 0 {}
-    Ok(judge(&answer))
+    Ok(answer)
 }
 
-fn judge(answer: &[u8]) -> Result<(), String> {
+fn judge(answer: &[u8]) -> Result<(), ProbeError> {
     let line = answer.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let mut words = line.split(u8::is_ascii_whitespace);
-    let version = words.next().unwrap_or_default();
+    if !words.next().is_some_and(|version| version.starts_with(b"HTTP/")) {
+        return Err(ProbeError::NotHttp);
+    }
     let status = words.next().and_then(|word| std::str::from_utf8(word).ok()?.parse::<u16>().ok());
     match status {
-        Some(status) if !version.starts_with(b"HTTP/") => Err(format!("no HTTP answer, but {status}")),
         Some(200..=399) => Ok(()),
-        Some(status) => Err(format!("HTTP status {status}")),
-        None => Err("no HTTP answer".to_owned()),
+        Some(status) => Err(ProbeError::Http(status)),
+        None => Err(ProbeError::NotHttp),
     }
-}
-
-fn short(mut text: String) -> String {
-    while text.len() > MAX_REASON {
-        text.pop();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -173,7 +168,7 @@ mod tests {
     #[test]
     fn the_status_line_decides() {
         for good in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.0 399\n", "HTTP/2 204 "] {
-            assert_eq!(judge(good.as_bytes()), Ok(()), "{good}");
+            assert!(judge(good.as_bytes()).is_ok(), "{good}");
         }
         for bad in [
             "HTTP/1.1 500 Oops\r\n",

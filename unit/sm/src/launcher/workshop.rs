@@ -8,7 +8,7 @@ use aos_ids::InstanceIdent;
 use aos_item_format::{ItemConfig, Probe};
 
 use super::events::{Event, Facts, Failure, FailureKind, Why};
-use super::health::Question;
+use super::health::{ProbeError, Question};
 use super::probe::{Asked, Prober};
 use super::restart::RunParameters;
 use crate::Error;
@@ -241,7 +241,7 @@ impl Workshop {
                 let address = address.filter(|_| runtime.has_networks());
                 self.prober.ask(&Asked { runtime, id: &id, pid, address }, &probe).await
             }
-            Err(error) => Err(error.info().message),
+            Err(error) => Err(ProbeError::NoRuntime(error)),
         };
         Done::Event(Event::Probed { ident: info.ident.clone(), pid, question, result })
     }

@@ -6,7 +6,7 @@ use aos_ids::InstanceIdent;
 
 use super::super::entry::{Phase, error_of};
 use super::super::events::{Action, Ended, Facts, Failure, FailureKind, Status, Why};
-use super::super::health::{Health, Question};
+use super::super::health::{Health, ProbeError, Question};
 use super::Core;
 use crate::instance::InstanceInfo;
 
@@ -148,7 +148,7 @@ impl Core {
         ident: &InstanceIdent,
         pid: i32,
         question: Question,
-        result: Result<(), String>,
+        result: Result<(), ProbeError>,
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get_mut(ident) else { return };

@@ -4,6 +4,7 @@ use std::io::SeekFrom;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use aos_byte_range::{Part, part};
 use aos_cloud_store::{Served, now_micros};
 use aos_ids::Digest;
 use axum::Router;
@@ -21,7 +22,6 @@ use http::{HeaderMap, Method, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
 
-use crate::range::{Part, part};
 use crate::{BlobError, Blobs, Counter};
 
 const CHUNK: usize = 64 * 1024;

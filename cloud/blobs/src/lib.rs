@@ -11,7 +11,6 @@
 mod counter;
 mod download;
 mod error;
-mod range;
 mod tree;
 mod upload;
 mod url;

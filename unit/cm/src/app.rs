@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::transport::Dialer;
 use crate::updatemanager::coordinator::{self, Coordinator};
-use crate::{Config, Error, communication, database, imagemanager, networkmanager, smcontroller};
+use crate::{Config, Error, communication, database, fileserver, imagemanager, networkmanager, smcontroller};
 
 /// Longest time that the link keeps its identity while certificates are being installed.
 const INSTALL_TIME: Duration = Duration::from_mins(5);
@@ -101,16 +101,30 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
         cloud: cloud.clone(),
     };
     let (images, book, image_events, image_task) = imagemanager::open(config, image_parts)?;
+    let files = match &config.file_server {
+        Some(address) => {
+            let identity = iam.slot(&config.cert_storage);
+            Some(fileserver::open(address, roots.clone(), identity, store.clone()).await?)
+        }
+        None => None,
+    };
     let controller_parts = smcontroller::Parts {
         address: config.cm_server_url.clone(),
         roots,
         identity: iam.slot(&config.cert_storage),
         networks,
-        blobs: smcontroller::Blobs { store: store.clone() },
+        blobs: smcontroller::Blobs {
+            store: store.clone(),
+            server: config.file_server.clone(),
+            main_node: main_node.clone(),
+        },
         cloud: cloud.connected(),
     };
     let (controller, sm_events, registry, server) = smcontroller::open(controller_parts).await?;
     tracing::info!("listening for Service Managers on {}", server.address());
+    if let Some(files) = &files {
+        tracing::info!("blobs for other nodes at {}", files.address());
+    }
     let (question_sender, questions) = mpsc::channel(QUESTIONS);
     let coordinator = Coordinator::open(
         config,
@@ -148,6 +162,9 @@ async fn build(config: &Config, shutdown: Shutdown, run_dir: &Path) -> Result<Ta
             result = server.run() => result,
         }
     });
+    if let Some(files) = files {
+        tree.spawn("fileserver", |stop| until(stop, files.run()));
+    }
     let renewed = iam.identity(ONLINE);
     tree.spawn("identity", |stop| until(stop, pass_on_identity(renewed, is_installing, online_sender)));
     tree.spawn("iamclient", |stop| until(stop, learn_identity(iam, system_id_sender, main_node_sender)));

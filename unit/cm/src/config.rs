@@ -12,6 +12,8 @@ use serde::Deserialize;
 
 pub use aos_config_file::ConfigError;
 
+use crate::fileserver;
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -122,8 +124,8 @@ pub struct Config {
     pub iam_protected_server_url: String,
     /// Address of our gRPC server.
     pub cm_server_url: String,
-    /// `host:port` of the file server for other nodes.
-    pub file_server_url: String,
+    /// Where other nodes find our file server; without it there is none.
+    pub file_server: Option<fileserver::Address>,
     /// Directory of the hosts file.
     pub dns_storage_path: PathBuf,
     /// DNS server told to instances, or empty.
@@ -192,6 +194,13 @@ impl Config {
         if !file.dns_ip.is_empty() && file.dns_ip.parse::<std::net::IpAddr>().is_err() {
             return Err(ConfigError::key(path, "dnsIp", "is no address"));
         }
+        let file_server = match file.file_server_url.as_str() {
+            "" => None,
+            text => {
+                let wrong = || ConfigError::key(path, "fileServerUrl", "is no host:port");
+                Some(fileserver::Address::read(text).ok_or_else(wrong)?)
+            }
+        };
         let time = |key: &str, text: Option<DurationText>, default: Duration| match text {
             Some(DurationText(Duration::ZERO)) => Err(ConfigError::key(path, key, "must be longer than 0")),
             Some(DurationText(time)) => Ok(time),
@@ -222,7 +231,7 @@ impl Config {
             iam_public_server_url: file.iam_public_server_url,
             iam_protected_server_url: file.iam_protected_server_url,
             cm_server_url: file.cm_server_url,
-            file_server_url: file.file_server_url,
+            file_server,
             dns_pid_file: file.dns_pid_file.unwrap_or_else(|| dns_storage_path.join("pidfile")),
             dns_storage_path,
             dns_ip: file.dns_ip,

@@ -68,7 +68,7 @@ fn every_key_is_read_in_any_letter_case() {
         iam_public_server_url: "p:1".into(),
         iam_protected_server_url: "q:2".into(),
         cm_server_url: ":3".into(),
-        file_server_url: "f:4".into(),
+        file_server: fileserver::Address::read("f:4"),
         dns_storage_path: "/d".into(),
         dns_ip: "10.0.0.1".into(),
         dns_pid_file: "/pid".into(),
@@ -108,6 +108,7 @@ fn what_is_wrong_is_said_with_file_and_key() {
         (&LEAST.replace("\":8093\"", "\":8093\", \"alerts\": {\"sendPeriod\": 0}"), "alerts.sendPeriod"),
         (&LEAST.replace("\":8093\"", "\":8093\", \"cloudDeadTimeout\": \"30s\""), "cloudDeadTimeout"),
         (&LEAST.replace("\":8093\"", "\":8093\", \"dnsIp\": \"dns\""), "dnsIp"),
+        (&LEAST.replace("\":8093\"", "\":8093\", \"fileServerUrl\": \"main:port\""), "fileServerUrl"),
     ];
     for (text, key) in wrong {
         let error = read(text).unwrap_err();

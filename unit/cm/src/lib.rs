@@ -13,6 +13,7 @@ mod config;
 mod database;
 mod envvars;
 mod error;
+mod fileserver;
 mod iamclient;
 mod imagemanager;
 mod images;

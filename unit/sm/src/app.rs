@@ -35,7 +35,7 @@ use crate::resourcemanager::quotas::Quotas;
 use crate::runtimes::container::{ContainerRuntime, NodeFigures};
 use crate::runtimes::keeper::{Flood, Keeper, Known, tell_floods};
 use crate::runtimes::native::NativeRuntime;
-use crate::smclient::{Dial, SmClient, shared_channel};
+use crate::smclient::{Dial, Refused, SmClient, shared_channel};
 
 /// Instances a runtime takes.
 const MAX_INSTANCES: u64 = 256;
@@ -109,6 +109,8 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         Some(node) => (node, Dial::Plain { url: config.cm_server_url.clone() }, None),
         None => secure(&config, &database).await?,
     };
+    // The main node gives blobs only to whoever shows a certificate of the Unit.
+    let identity = iam.as_ref().map(|link| link.slot(&config.cert_storage)).unwrap_or_default();
     let registrations = config.run_dir().join("registrations");
     let (permissions, permissions_task) = Permissions::open(iam, config.cert_storage.clone(), registrations)?;
     keep_running(tree, "permissions", permissions_task);
@@ -123,7 +125,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
         retention,
         database.clone(),
         calls.clone(),
-        sources(&config)?,
+        sources(&config, &identity)?,
     )?;
     keep_running(tree, "images", images_task);
     let spaces = config.run_dir().join("netns");
@@ -207,6 +209,7 @@ async fn build(tree: &mut TaskTree, config: Config, surroundings: Surroundings) 
             config.log_limits,
         ),
         connected,
+        refused: Refused::default(),
     };
     keep_running(tree, "cm client", client.run());
     let cm = config.cm_server_url.clone();
@@ -294,11 +297,11 @@ fn measured(node: &NodeInfo, config: &Config) -> Settings {
 }
 
 /// Connections to servers of blobs; `https` needs the roots, which a node without encryption may lack.
-fn sources(config: &Config) -> Result<Dialer, Error> {
+fn sources(config: &Config, identity: &IdentitySlot) -> Result<Dialer, Error> {
     let Some(path) = &config.ca_cert else { return Ok(Dialer::default()) };
     let tls = |source| Error::Tls { peer: "servers of blobs".to_owned(), source };
     let roots = aos_tls::roots_from_pem_file(path).map_err(tls)?;
-    Dialer::new(&roots, &IdentitySlot::default()).map_err(tls)
+    Dialer::new(&roots, identity).map_err(tls)
 }
 
 fn figures_of(node: &NodeInfo) -> NodeFigures {

@@ -1,6 +1,7 @@
 //! The registry of live streams: who is connected, what was asked, who gets what.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 use aos_ids::NodeId;
 use aos_status::{AosCode, ConfigState, ErrorInfo, InstanceState};
@@ -27,6 +28,8 @@ pub(super) struct Outgoing {
     pub(super) sender: mpsc::Sender<Result<SmIncomingMessages, Status>>,
     /// Cloud state the node was told last.
     pub(super) told: bool,
+    /// Other end of the connection.
+    pub(super) peer: Option<SocketAddr>,
 }
 
 /// What a stream's reader says.
@@ -34,6 +37,8 @@ pub(super) enum FromStream {
     Opened(u64, Outgoing),
     Message(u64, Box<SmOutgoingMessage>),
     Closed(u64),
+    /// Which node has a stream on the connection from there?
+    WhoIs(SocketAddr, oneshot::Sender<Option<NodeId>>),
 }
 
 type Answer = oneshot::Sender<Result<NodeConfigState, ErrorInfo>>;
@@ -96,6 +101,11 @@ impl Registry {
                 Event::Gone(node)
             }),
             FromStream::Message(id, message) => self.read(id, *message),
+            FromStream::WhoIs(peer, answer) => {
+                let found = self.streams.values().find(|stream| stream.outgoing.peer == Some(peer));
+                let _ = answer.send(found.and_then(|stream| stream.node.clone()));
+                None
+            }
         };
         if let Some(event) = event {
             // The coordinator ends last; without it there is nobody to tell.
@@ -292,7 +302,7 @@ mod tests {
         let (sender, mut messages) = mpsc::channel(1);
         let node = NodeId::new("rear").unwrap();
         let info = SmInfo { node_id: node.to_string(), ..Default::default() };
-        let opened = FromStream::Opened(1, Outgoing { sender, told: false });
+        let opened = FromStream::Opened(1, Outgoing { sender, told: false, peer: None });
         let described = FromStream::Message(1, Box::new(SmOutgoingMessage::SmInfo(info)));
         for said in [opened, described] {
             streams.send(said).await.ok().unwrap();

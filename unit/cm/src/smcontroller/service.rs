@@ -1,39 +1,48 @@
 //! gRPC `SMService`: registration streams and places of blobs.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aos_content_store::Store;
-use aos_ids::Digest;
+use aos_ids::{Digest, NodeId};
 use aos_tls::ConnectionPeer;
 use aos_unit_api::servicemanager::v5::sm_service_server::SmService;
 use aos_unit_api::servicemanager::v5::{
     BlobsInfos, BlobsInfosRequest, ConnectionEnum, ConnectionStatus, SmIncomingMessages, SmOutgoingMessages,
     sm_incoming_messages::SmIncomingMessage,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::registry::{FromStream, Outgoing};
+use crate::fileserver;
 
 /// Messages that may wait for a slow node before its stream is dropped.
 const OUTGOING: usize = 64;
 /// Digests in one question.
 const MAX_DIGESTS: usize = 64;
 
-/// Where blobs are for whom. Nodes on this host read the store itself.
+/// Where blobs are for whom. The node on this host reads the store itself.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     /// Verified blobs.
     pub store: Store,
+    /// Where other nodes get them; `None` when nothing is served.
+    pub server: Option<fileserver::Address>,
+    /// The node on this host, as soon as it is known.
+    pub main_node: watch::Receiver<Option<NodeId>>,
 }
 
 impl Blobs {
-    fn url(&self, digest: &str) -> Result<String, Status> {
+    fn url(&self, digest: &str, here: bool) -> Result<String, Status> {
         let wanted: Digest = digest.parse().map_err(|error| Status::internal(format!("{error}")))?;
         if !self.store.has(&wanted) {
             return Err(Status::internal(format!("blob {wanted} not found")));
+        }
+        if !here {
+            let none = || Status::failed_precondition("no blobs for other nodes: fileServerUrl is not set");
+            return Ok(self.server.as_ref().ok_or_else(none)?.url(&wanted));
         }
         let path = std::path::absolute(self.store.path(&wanted))
             .map_err(|error| Status::internal(format!("blob {wanted} has no path: {error}")))?;
@@ -61,6 +70,20 @@ pub struct Service {
 }
 
 impl Service {
+    /// True when the peer of a connection is the node on this host. Where nobody has said which node it is, the
+    /// address tells; else not, because a tunnel makes a distant one look near.
+    async fn is_near(&self, peer: Option<SocketAddr>) -> bool {
+        let Some(peer) = peer else { return false };
+        let (sender, node) = oneshot::channel();
+        let asked = self.streams.send(FromStream::WhoIs(peer, sender)).await.is_ok();
+        let node = if asked { node.await.ok().flatten() } else { None };
+        let main = self.blobs.main_node.borrow().clone();
+        match (node, main) {
+            (Some(node), Some(main)) => node == main,
+            _ => is_here(peer.ip()),
+        }
+    }
+
     pub(super) fn new(streams: mpsc::Sender<FromStream>, blobs: Blobs, cloud: watch::Receiver<bool>) -> Self {
         Self { streams, blobs, cloud, next: AtomicU64::new(0) }
     }
@@ -80,7 +103,8 @@ impl SmService for Service {
         sender.send(Ok(first)).await.map_err(|_| Status::cancelled("stream closed"))?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let streams = self.streams.clone();
-        let outgoing = Outgoing { sender, told: connected };
+        let peer = request.extensions().get::<ConnectionPeer>().map(|peer| peer.address);
+        let outgoing = Outgoing { sender, told: connected, peer };
         if streams.send(FromStream::Opened(id, outgoing)).await.is_err() {
             return Err(Status::unavailable("the Communication Manager is stopping"));
         }
@@ -110,15 +134,13 @@ impl SmService for Service {
         &self,
         request: Request<BlobsInfosRequest>,
     ) -> Result<Response<BlobsInfos>, Status> {
-        let peer = request.extensions().get::<ConnectionPeer>().map(|peer| peer.address.ip());
-        if !peer.is_some_and(is_here) {
-            return Err(Status::unimplemented("blobs for other nodes are not served yet"));
-        }
+        let peer = request.extensions().get::<ConnectionPeer>().map(|peer| peer.address);
         let digests = request.into_inner().digests;
         if digests.len() > MAX_DIGESTS {
             return Err(Status::invalid_argument(format!("at most {MAX_DIGESTS} digests may be asked for")));
         }
-        let urls = digests.iter().map(|digest| self.blobs.url(digest)).collect::<Result<_, _>>()?;
+        let here = self.is_near(peer).await;
+        let urls = digests.iter().map(|digest| self.blobs.url(digest, here)).collect::<Result<_, _>>()?;
         Ok(Response::new(BlobsInfos { urls }))
     }
 }

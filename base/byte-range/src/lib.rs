@@ -1,18 +1,26 @@
-//! The `Range` header (RFC 9110, section 14), single byte ranges only.
+//! The `Range` header of HTTP (RFC 9110, section 14), single byte ranges only.
+//!
+//! A pure function for the servers of blobs, on the Unit and in the cloud. What is no single byte range counts
+//! as no range at all, as the RFC allows; a part never leaves the file.
 
 /// What part of a file is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub enum Part {
     /// All of it: no range, or one that we may ignore (other unit, several ranges, bad syntax).
     Whole,
     /// `length` bytes from `start`.
-    Bytes { start: u64, length: u64 },
+    Bytes {
+        /// First byte.
+        start: u64,
+        /// At least 1.
+        length: u64,
+    },
     /// A range outside the file.
     Unsatisfiable,
 }
 
 /// Reads the header's value for a file of `size` bytes.
-pub(crate) fn part(header: &str, size: u64) -> Part {
+pub fn part(header: &str, size: u64) -> Part {
     let Some((unit, spec)) = header.split_once('=') else { return Part::Whole };
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return Part::Whole;

@@ -147,14 +147,6 @@ pub enum Error {
     /// Something several had asked for failed.
     #[error(transparent)]
     Shared(std::sync::Arc<Self>),
-    /// An installation is not wanted any more.
-    #[error("installing {item} {version} was given up")]
-    GivenUp {
-        /// The item.
-        item: String,
-        /// Its version.
-        version: String,
-    },
     /// A bound was exceeded.
     #[error("{what} is limited to {limit}")]
     Limit {

@@ -54,6 +54,18 @@ pub struct Image {
     pub blobs: Vec<RawBlob>,
 }
 
+impl Image {
+    /// The trees a service runs from, lowest first. An image of a component has none and is refused here, by
+    /// whatever runs services.
+    pub fn trees(&self) -> Result<&[PathBuf], Error> {
+        if self.layers.is_empty() {
+            let reason = "it is an image of a component and has no layers that a service could run from";
+            return Err(Error::NotSupported(reason.to_owned()));
+        }
+        Ok(&self.layers)
+    }
+}
+
 /// A blob that is kept as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawBlob {
@@ -78,10 +90,6 @@ enum Order {
     },
     /// Somebody does not wait any more.
     Left(Key),
-    Cancel {
-        item: String,
-        version: String,
-    },
     InUse(BTreeSet<(String, String)>),
 }
 
@@ -143,12 +151,6 @@ impl ImageManager {
 
     fn order(&self, order: Order) -> Result<(), Error> {
         self.orders.send(order).map_err(|_| Error::Ended("the image manager"))
-    }
-
-    /// Ends the installation of a version that is not wanted any more; whoever waits for it gets an error.
-    #[allow(dead_code, reason = "for whoever knows that a wish was withdrawn")]
-    pub fn cancel(&self, item: String, version: String) {
-        let _ = self.order(Order::Cancel { item, version });
     }
 
     /// The image of a manifest if everything of it is here.

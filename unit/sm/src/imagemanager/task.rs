@@ -117,12 +117,6 @@ impl Task {
                     self.give_up(&key);
                 }
             }
-            Order::Cancel { item, version } => {
-                let keys = self.running.keys().filter(|key| key.item == item && key.version == version);
-                for key in keys.cloned().collect::<Vec<_>>() {
-                    self.give_up(&key);
-                }
-            }
             Order::InUse(items) => {
                 if let Err(error) = self.mark(&items).await {
                     tracing::error!("cannot mark unused items: {}", error.info().message);
@@ -159,10 +153,6 @@ impl Task {
         if let Some(running) = self.running.remove(key) {
             tracing::info!("installing {} {} is given up", key.item, key.version);
             running.abort.abort();
-            let error = Arc::new(Error::GivenUp { item: key.item.clone(), version: key.version.clone() });
-            for answer in running.answers {
-                let _ = answer.send(Err(Arc::clone(&error)));
-            }
         }
     }
 

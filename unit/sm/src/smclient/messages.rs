@@ -9,6 +9,7 @@ use aos_unit_api::servicemanager::v5 as wire;
 use prost::Message;
 use wire::sm_outgoing_messages::SmOutgoingMessage as Wire;
 
+use super::refused::Refusal;
 use crate::Error;
 use crate::instance::InstanceInfo;
 use crate::launcher::Status;
@@ -54,53 +55,69 @@ fn status(status: &Status) -> wire::InstanceStatus {
     }
 }
 
-/// Checks a request; answers what is to start, what is to stop, and why the rest is refused.
-pub fn update(update: wire::UpdateInstances) -> (Vec<InstanceInfo>, Vec<InstanceIdent>, Vec<String>) {
-    let mut start: Vec<InstanceInfo> = Vec::new();
-    let mut stop = Vec::new();
-    let mut refused = Vec::new();
+/// A request in checked types.
+#[derive(Debug, Default)]
+pub struct Update {
+    /// To be run.
+    pub start: Vec<InstanceInfo>,
+    /// Not to be run any more.
+    pub stop: Vec<InstanceIdent>,
+    /// Entries that cannot be read, of instances that are known by name.
+    pub refused: Vec<Refusal>,
+    /// Why entries that do not even name their instance are left out.
+    pub nameless: Vec<Error>,
+}
+
+/// Checks a request. Of several entries for one instance the last one counts.
+pub fn update(update: wire::UpdateInstances) -> Update {
+    let mut checked_update = Update::default();
+    let Update { start, stop, refused, nameless } = &mut checked_update;
     for info in update.start_instances {
-        match checked(info) {
-            Ok(info) => {
-                start.retain(|known| known.ident != info.ident);
-                start.push(info);
+        let ident = match instance(info.instance.clone()) {
+            Ok(ident) => ident,
+            Err(error) => {
+                nameless.push(Error::invalid("an instance to start", error.to_string()));
+                continue;
             }
-            Err(error) => refused.push(error.to_string()),
+        };
+        start.retain(|known| known.ident != ident);
+        refused.retain(|known| known.ident != ident);
+        match checked(ident.clone(), &info) {
+            Ok(info) => start.push(info),
+            Err(error) => refused.push(Refusal::of(ident, &info, error.info())),
         }
     }
     for ident in update.stop_instances {
         match InstanceIdent::try_from(ident) {
             Ok(ident) => stop.push(ident),
-            Err(error) => refused.push(error.to_string()),
+            Err(error) => nameless.push(Error::invalid("an instance to stop", error.to_string())),
         }
     }
-    (start, stop, refused)
+    checked_update
 }
 
-fn checked(info: wire::InstanceInfo) -> Result<InstanceInfo, Error> {
-    let refused = |what: &str, reason: &str| Error::invalid(what, reason);
-    let ident = instance(info.instance).map_err(|error| refused("an instance", &error.to_string()))?;
+fn checked(ident: InstanceIdent, info: &wire::InstanceInfo) -> Result<InstanceInfo, Error> {
     let name = ident.to_string();
-    let manifest =
-        info.manifest_digest.parse::<Digest>().map_err(|error| refused(&name, &error.to_string()))?;
+    let refused = |reason: &str| Error::invalid(name.as_str(), reason);
+    let manifest = info.manifest_digest.parse::<Digest>().map_err(|error| refused(&error.to_string()))?;
     if info.owner_id.is_empty() || info.owner_id.len() > 64 {
-        return Err(refused(&name, "the owner has no usable identifier"));
+        return Err(refused("the owner has no usable identifier"));
     }
-    let (env, refused_env) = variables(info.env_vars);
+    let (env, refused_env) = variables(&info.env_vars);
     Ok(InstanceInfo {
         ident,
-        version: info.version,
+        version: info.version.clone(),
         manifest,
-        owner: info.owner_id,
-        runtime: info.runtime_id,
+        owner: info.owner_id.clone(),
+        runtime: info.runtime_id.clone(),
         uid: info.uid,
         gid: info.gid,
         priority: info.priority,
-        storage_path: info.storage_path,
-        state_path: info.state_path,
+        storage_path: info.storage_path.clone(),
+        state_path: info.state_path.clone(),
         env,
         refused_env,
-        monitoring: info.monitoring_parameters.map(|parameters| parameters.encode_to_vec()),
+        monitoring: info.monitoring_parameters.as_ref().map(Message::encode_to_vec),
     })
 }
 
@@ -109,7 +126,7 @@ type Named = (String, String);
 
 /// The variables that can be set, each once (the last one counts) and sorted, so that another order is no other
 /// wish; and those that cannot, with the reason.
-fn variables(given: Vec<wire::EnvVarInfo>) -> (Vec<Named>, Vec<Named>) {
+fn variables(given: &[wire::EnvVarInfo]) -> (Vec<Named>, Vec<Named>) {
     let mut good = BTreeMap::new();
     let mut bad = BTreeMap::new();
     for wire::EnvVarInfo { name, value } in given {
@@ -122,7 +139,7 @@ fn variables(given: Vec<wire::EnvVarInfo>) -> (Vec<Named>, Vec<Named>) {
         } else if name.len() + value.len() > MAX_VARIABLE {
             "it is too long"
         } else {
-            good.insert(name, value);
+            good.insert(name.clone(), value.clone());
             continue;
         };
         bad.insert(name.escape_debug().take(MAX_NAME).collect(), reason.to_owned());
@@ -160,10 +177,26 @@ mod tests {
             start_instances: vec![wish(0, &good), wish(1, "md5:00"), nameless],
             stop_instances: vec![v2::InstanceIdent::default()],
         };
-        let (start, stop, refused) = update(request);
+        let Update { start, stop, refused, nameless } = update(request);
         assert_eq!(start.iter().map(|info| info.ident.instance).collect::<Vec<_>>(), [0]);
         assert!(stop.is_empty());
-        assert_eq!(refused.len(), 3);
+        assert_eq!(nameless.len(), 2, "nobody could be told about whom");
+        let [bad] = refused.as_slice() else { panic!("{refused:?}") };
+        assert_eq!((bad.ident.instance, bad.status.manifest_digest.as_str()), (1, "md5:00"));
+        assert_eq!(bad.status.error.as_ref().unwrap().aos_code, 6);
+    }
+
+    #[test]
+    fn the_last_entry_of_an_instance_counts() {
+        let good = format!("sha256:{}", "a".repeat(64));
+        let of = |entries: [&str; 2]| {
+            let start_instances = entries.map(|digest| wish(0, digest)).to_vec();
+            let update = update(wire::UpdateInstances { start_instances, stop_instances: vec![] });
+            (update.start.len(), update.refused.len())
+        };
+        assert_eq!(of([good.as_str(), "none"]), (0, 1));
+        assert_eq!(of(["none", good.as_str()]), (1, 0));
+        assert_eq!(of([good.as_str(), good.as_str()]), (1, 0));
     }
 
     // Each variable has a result of its own; a bad one spoils neither the others nor the instance.
@@ -178,7 +211,8 @@ mod tests {
             variable("Z", "a\0b"),
             variable("B", "4"),
         ];
-        let info = checked(wish).unwrap();
+        let ident = instance(wish.instance.clone()).unwrap();
+        let info = checked(ident, &wish).unwrap();
         assert_eq!(info.env, [("A".to_owned(), "2".to_owned()), ("B".to_owned(), "4".to_owned())]);
         let active = Status { info, state: InstanceState::Active, error: None, pid: Some(1) };
         let told = status(&active).env_vars;

@@ -12,6 +12,7 @@
 mod calls;
 mod messages;
 mod outbox;
+mod refused;
 mod talk;
 
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ use crate::nodeconfig::NodeConfigFile;
 pub use calls::CmCalls;
 use outbox::Outbox;
 use talk::Talk;
+
+pub use refused::Refused;
 
 /// Messages that may wait for the stream.
 const QUEUE: usize = 64;
@@ -103,6 +106,8 @@ pub struct SmClient {
     pub logs: LogProvider,
     /// True while a stream stands; for the local status.
     pub connected: watch::Sender<bool>,
+    /// What CM wants and cannot be read.
+    pub refused: Refused,
 }
 
 impl SmClient {
@@ -167,7 +172,7 @@ impl SmClient {
         let all = self.statuses(outbox).await?;
         let (sender, receiver) = mpsc::channel(2);
         for message in [Wire::SmInfo(self.info.clone()), messages::all_instances(&all)] {
-            let _ = sender.send(wrap(message)).await;
+            let _ = sender.send(wrap(self.refused.completed(message))).await;
         }
         let mut client = SmServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let opening = async {

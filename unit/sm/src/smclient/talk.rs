@@ -10,7 +10,9 @@ use tonic::Streaming;
 use wire::sm_incoming_messages::SmIncomingMessage as Incoming;
 use wire::sm_outgoing_messages::SmOutgoingMessage as Wire;
 
+use super::messages::Update;
 use super::outbox::Outbox;
+use super::refused::Refused;
 use super::{Outgoing, SmClient, messages, to_wire, wrap};
 use crate::Error;
 use crate::iamclient::CertificateSource;
@@ -80,6 +82,16 @@ impl Talk<'_> {
                             Reaction::None => {}
                             Reaction::Answer(answer) => outbox.push(*answer),
                             Reaction::Command(command) => commands.push_back(command),
+                            Reaction::Update(mut update) => {
+                                let told = refuse(&mut client.refused, &mut update);
+                                if !told.is_empty() {
+                                    outbox.push(Wire::UpdateInstancesStatus(wire::UpdateInstancesStatus {
+                                        instances: told,
+                                    }));
+                                }
+                                let Update { start, stop, .. } = update;
+                                commands.push_back(Command::Update { start, stop });
+                            }
                             Reaction::Logs(request) => {
                                 answers.spawn(client.logs.clone().answer(request, log_queue.clone()));
                             }
@@ -97,7 +109,7 @@ impl Talk<'_> {
                 Some(message) = client.outgoing.recv() => outbox.push(to_wire(message)),
                 Ok(room) = sender.reserve(), if !outbox.is_empty() => {
                     if let Some(message) = outbox.pop() {
-                        room.send(wrap(message));
+                        room.send(wrap(client.refused.completed(message)));
                     }
                 }
                 Some(alert) = client.alerts.recv(), if outbox.is_empty() => outbox.push(Wire::Alert(alert)),
@@ -121,18 +133,28 @@ enum Reaction {
     None,
     Answer(Box<Wire>),
     Command(Command),
+    Update(Update),
     Logs(Request),
+}
+
+/// Notes what of a request cannot be read; answers the statuses CM is told.
+fn refuse(refused: &mut Refused, update: &mut Update) -> Vec<wire::InstanceStatus> {
+    for error in &update.nameless {
+        tracing::warn!("an entry of CM's request is left out: {}", error.info().message);
+    }
+    for one in &update.refused {
+        let reason = one.status.error.as_ref().map_or("", |error| error.message.as_str());
+        tracing::warn!("an instance of CM's request is refused: {reason}");
+    }
+    let named = update.start.iter().map(|info| &info.ident).chain(&update.stop);
+    refused.take(named, std::mem::take(&mut update.refused))
 }
 
 /// One message; what is wrong with it concerns no other.
 fn handle(message: Incoming, node_config: &NodeConfigFile, monitoring: &Monitoring) -> Reaction {
     let answer = match message {
         Incoming::UpdateInstances(update) => {
-            let (start, stop, refused) = messages::update(update);
-            for status in refused {
-                tracing::warn!("an instance of CM's request is refused: {status}");
-            }
-            return Reaction::Command(Command::Update { start, stop });
+            return Reaction::Update(messages::update(update));
         }
         Incoming::ConnectionStatus(status) => {
             let connected = status.cloud_status() == wire::ConnectionEnum::Connected;

@@ -114,6 +114,7 @@ impl ContainerRuntime {
     /// Writes and mounts everything the OCI runtime is given.
     fn make_bundle(&self, id: &str, folder: &Path, job: &StartJob) -> Result<(), Error> {
         let StartJob { info, image, attached, network, data, secret, .. } = job;
+        let mut layers = image.trees()?.to_vec();
         let network = network.as_ref().ok_or_else(|| Error::NotFound("a network".to_owned()))?;
         if !network.namespace.exists() {
             return Err(Error::NotFound(format!("network namespace {}", network.namespace.display())));
@@ -126,7 +127,6 @@ impl ContainerRuntime {
             let sysctl = image.item.sysctl.iter().filter(|(name, _)| spec::is_of_network(name));
             inside::prepare(&network.namespace, &sysfs, sysctl)?;
         }
-        let mut layers = image.layers.clone();
         let shown = mounts::host_files(&layers, |path| path.symlink_metadata().is_ok());
         let seccomp = self.seccomp()?;
         let input = spec::Input {

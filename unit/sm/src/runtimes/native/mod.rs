@@ -103,13 +103,14 @@ impl NativeRuntime {
     }
 
     fn make_bundle(&self, id: &str, folder: &Path, job: &StartJob) -> Result<(), Error> {
+        let layers = job.image.trees()?;
         bundle::make_folder(folder, true)?;
         bundle::write(&folder.join("instance.json"), "an instance", &job.info)?;
         let (thin, files) = (folder.join("empty"), folder.join("rootfs"));
         bundle::make_folder(&thin, true)?;
         // The root of the item's files is this folder's; services look into it.
         fs::set_permissions(&thin, fs::Permissions::from_mode(0o755)).map_err(Error::file("open", &thin))?;
-        rootfs::mount_overlay(&files, &thin, &job.image.layers)?;
+        rootfs::mount_overlay(&files, &thin, layers)?;
         let cgroups = limits::make(&self.cgroups(id), &job.image.item.quotas, &self.node)
             .map_err(Error::system(format!("set the limits of {id}")))?;
         let order = plan::order(job, folder, cgroups, self.node.max_files)?;

@@ -1,0 +1,121 @@
+//! Processes that end, stops that fail, and what a start of ours finds.
+
+use super::*;
+
+#[test]
+fn a_crash_is_reported_with_its_code_and_restarted_until_the_burst_is_used_up() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.bring_up(&one, 1);
+    for pid in 1..=3 {
+        let actions = bench.exit(&one, pid, 3);
+        let after: &[&str] = if pid == 3 { &["ack", "stop", "report"] } else { &["ack", "report"] };
+        assert_eq!(orders(&actions), after, "who is given up holds nothing any more");
+        let status = bench.status(&one);
+        assert_eq!((status.state, status.error.unwrap().exit_code), (InstanceState::Failed, 3));
+        if pid == 3 {
+            break;
+        }
+        let due = bench.core.next_deadline().unwrap();
+        assert_eq!(due, bench.now + Duration::from_secs(1));
+        bench.now = due;
+        assert_eq!(orders(&bench.on(Event::Tick)), ["prepare", "report"]);
+        bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
+        bench.on(Event::Started(Box::new(one.clone()), Ok(pid + 1)));
+    }
+    bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    assert_eq!(bench.status(&one).error.unwrap().exit_code, 3, "the reason is still told");
+    assert_eq!(bench.core.next_deadline(), None, "given up");
+    assert_eq!(orders(&bench.want_one(&one)), ["prepare", "report"], "asking again is another try");
+}
+
+#[test]
+fn an_exit_that_overtakes_its_start_is_not_lost() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.want_one(&one);
+    bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
+    bench.exit(&one, 9, 1);
+    bench.on(Event::Started(Box::new(one.clone()), Ok(9)));
+    assert_eq!(bench.state(&one), InstanceState::Failed);
+    assert!(bench.core.next_deadline().is_some());
+    // An exit of a process long replaced changes nothing.
+    let due = bench.core.next_deadline().unwrap();
+    bench.now = due;
+    bench.on(Event::Tick);
+    bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
+    bench.on(Event::Started(Box::new(one.clone()), Ok(10)));
+    assert_eq!(orders(&bench.exit(&one, 9, 1)), ["ack"]);
+    assert_eq!(bench.state(&one), InstanceState::Active);
+}
+
+#[test]
+fn what_runs_at_start_is_taken_up_and_what_is_missing_is_started() {
+    let now = Instant::now();
+    let mut core = Core::new(["r".to_owned()].into(), Some(now));
+    let (runs, gone, crashed) = (info(0, "1.0.0"), info(1, "1.0.0"), info(2, "1.0.0"));
+    let found = |info: &InstanceInfo, running, missed| Found {
+        info: info.clone(),
+        running,
+        ready: false,
+        missed,
+        facts: None,
+    };
+    let actions = core.on(
+        now,
+        Event::Begin(vec![
+            found(&runs, Some((runs.clone(), 5)), None),
+            found(&gone, None, None),
+            found(&crashed, None, Some(Ended { signal: Some(9), ..Ended::default() })),
+        ]),
+    );
+    assert_eq!(
+        actions.iter().filter(|a| matches!(a, Action::Prepare(info) if info.ident == gone.ident)).count(),
+        1
+    );
+    assert_eq!(orders(&actions), ["prepare", "report"]);
+    let states: Vec<_> = core.statuses().into_iter().map(|status| status.state).collect();
+    assert_eq!(states, [InstanceState::Active, InstanceState::Activating, InstanceState::Failed]);
+    assert_eq!(core.next_deadline(), Some(now + Duration::from_secs(1)));
+}
+
+// What is told at once and what is told in the list are the same, whatever happened in between.
+#[test]
+fn a_crash_is_in_the_list_of_all_statuses() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.bring_up(&one, 7);
+    bench.exit(&one, 7, 9);
+    let told = bench.log.iter().rev().find_map(|action| match action {
+        Action::Report(statuses) => statuses.first().cloned(),
+        _ => None,
+    });
+    assert_eq!(Some(bench.status(&one)), told);
+    assert_eq!(bench.state(&one), InstanceState::Failed);
+}
+
+#[test]
+fn a_stop_that_fails_is_told_and_tried_again() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    bench.bring_up(&one, 7);
+    bench.on(Event::Update { start: vec![], stop: vec![one.ident.clone()] });
+    bench.on(Event::Stopped(one.ident.clone(), Err(failure("it does not end", false))));
+    assert_eq!(bench.state(&one), InstanceState::Failed);
+    let first = bench.core.next_deadline().unwrap();
+    assert_eq!(orders(&bench.tick()).first(), Some(&"remove"));
+    bench.on(Event::Stopped(one.ident.clone(), Err(failure("it does not end", false))));
+    assert!(bench.core.next_deadline().unwrap() - bench.now > first - bench.now, "the pause grows");
+    bench.tick();
+    bench.on(Event::Stopped(one.ident.clone(), Ok(())));
+    assert!(bench.core.statuses().is_empty());
+    // Wanted again meanwhile: what may still run is stopped before it is started.
+    bench.bring_up(&one, 8);
+    let two = info(0, "2.0.0");
+    bench.want_one(&two);
+    bench.on(Event::Prepared(Box::new(two.clone()), Ok(Facts::default())));
+    bench.on(Event::Stopped(one.ident.clone(), Err(failure("it does not end", false))));
+    assert_eq!(orders(&bench.tick()).first(), Some(&"stop"));
+    let actions = bench.on(Event::Stopped(one.ident, Ok(())));
+    assert_eq!(orders(&actions).first(), Some(&"prepare"));
+}

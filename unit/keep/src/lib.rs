@@ -7,10 +7,12 @@
 //! each log file it keeps an index of when its lines were written and how the process ended. It also runs the
 //! name server of the instances (`aos-names`), so that names resolve while managers restart.
 //!
-//! Limits: 512 processes, 8 clients, lines of 256 KiB. The keeper trusts its clients (same user, socket mode
+//! Limits: 512 processes, 8 clients, lines of 256 KiB, 30 seconds a command. The keeper trusts its clients (same user, socket mode
 //! 0600): it runs the commands they name. SIGTERM ends it and leaves the containers alone.
 
 pub mod client;
+mod clients;
+mod commands;
 mod connection;
 pub mod index;
 mod logs;
@@ -24,6 +26,7 @@ mod watch;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use client::{Client, ClientError};
 pub use logs::{files_of, old_generation};
@@ -89,11 +92,19 @@ pub enum Error {
     },
 }
 
+/// A runtime command that takes longer is killed.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
 /// Serves `args.dir` until SIGTERM; blocking. Call it from a process with a single thread: it blocks signals
 /// for the calling thread only.
-#[allow(clippy::needless_pass_by_value, reason = "same shape as every component's entry")]
 pub fn run(args: Args) -> Result<(), Error> {
-    server::Server::open(&args.dir)?.run()
+    run_with_limit(args, COMMAND_LIMIT)
+}
+
+/// [`run`] with another time after which a runtime command is killed.
+#[allow(clippy::needless_pass_by_value, reason = "same shape as every component's entry")]
+pub fn run_with_limit(args: Args, command_limit: Duration) -> Result<(), Error> {
+    server::Server::open(&args.dir, command_limit)?.run()
 }
 
 /// One line for whoever looks after the machine; the keeper carries no logger.

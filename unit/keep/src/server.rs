@@ -5,7 +5,6 @@
 //! inherits the mask, and a container must not start with SIGTERM blocked. What is missed in that moment is
 //! made up for by reaping right after.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -14,28 +13,26 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, Uid};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::Error;
-use crate::connection::Connection;
+use crate::clients::Clients;
+use crate::commands::{Commands, Ended, Pending, collect_ended};
 use crate::index::Event;
 use crate::logs::Logs;
 use crate::process;
 use crate::protocol::{
-    Exit, Line, MAX_CLIENTS, MAX_LINE, MAX_WATCHED, Op, Outcome, Request, SOCKET_NAME, Start, Watched,
-    is_valid_id,
+    Exit, Line, MAX_CLIENTS, Op, Outcome, Request, SOCKET_NAME, Start, Watched, is_valid_id,
 };
 use crate::records::Records;
 use crate::refusal::Refusal;
-use crate::setup::{listen, notify_ready, read_pid, signal_mask, spawn};
+use crate::setup::{listen, notify_ready, read_pid, signal_mask};
 use crate::watch::{Table, describe};
 
 const DNS_PORT: u16 = 53;
-/// A runtime command that takes longer is killed.
-const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// After a start, what only starting needs stays in memory so long: another one may follow.
+const SETTLED: Duration = Duration::from_secs(20);
 
 const TOKEN_LISTEN: u64 = 0;
 const TOKEN_SIGNAL: u64 = 1;
@@ -43,13 +40,6 @@ const TOKEN_LOGS: u64 = 2;
 const TOKEN_NAMES: u64 = 3;
 const TOKEN_CLIENT: u64 = 1 << 32;
 const TOKEN_PROCESS: u64 = 2 << 32;
-
-struct Pending {
-    seq: u64,
-    client: u64,
-    start: Start,
-    deadline: Instant,
-}
 
 /// The keeper's whole state.
 pub struct Server {
@@ -60,19 +50,17 @@ pub struct Server {
     /// Absent when it could not be set up; processes are watched all the same.
     names: Option<aos_names::Server>,
     table: Table,
-    clients: BTreeMap<u64, Connection>,
-    next_client: u64,
-    pending: BTreeMap<i32, Pending>,
+    clients: Clients,
+    commands: Commands,
     /// Lists asked for while a command runs: client and number of the request.
     lists: Vec<(u64, u64)>,
-    /// Children that ended while a command was running: one of them may be the process it leaves behind,
-    /// which can be orphaned and end before the command itself does.
-    early: BTreeMap<i32, (Option<i32>, Option<i32>)>,
+    /// When the last start is so long ago that what it needed can go.
+    settled_at: Option<Instant>,
 }
 
 impl Server {
-    /// Takes up what an earlier keeper left and starts to listen.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
+    /// Takes up what an earlier keeper left and starts to listen; a runtime command is killed after `command_limit`.
+    pub fn open(dir: &Path, command_limit: Duration) -> Result<Self, Error> {
         // A session of our own outlives the terminal and the process group of whoever started us; it fails
         // harmlessly when we lead a group already.
         let _ = nix::unistd::setsid();
@@ -102,11 +90,10 @@ impl Server {
             logs,
             names,
             table,
-            clients: BTreeMap::new(),
-            next_client: 0,
-            pending: BTreeMap::new(),
+            clients: Clients::new(TOKEN_CLIENT),
+            commands: Commands::new(command_limit),
             lists: Vec::new(),
-            early: BTreeMap::new(),
+            settled_at: Some(Instant::now() + SETTLED),
         };
         for watched in earlier {
             server.take_up(watched);
@@ -126,7 +113,7 @@ impl Server {
             };
             for event in events.iter().take(count) {
                 match event.data() {
-                    TOKEN_LISTEN => self.accept(),
+                    TOKEN_LISTEN => self.clients.accept(&self.epoll, &self.listener),
                     TOKEN_SIGNAL => {
                         if self.on_signal() {
                             return Ok(());
@@ -150,56 +137,28 @@ impl Server {
             if let Some(names) = &mut self.names {
                 names.on_time(now);
             }
-            self.stop_overdue(now);
+            self.commands.stop_overdue(now);
+            if self.settled_at.is_some_and(|at| at <= now) {
+                self.settled_at = None;
+                aos_footprint::give_back();
+            }
         }
     }
 
     fn timeout(&self) -> EpollTimeout {
-        let deadlines = self.pending.values().map(|pending| pending.deadline);
         let names = self.names.as_ref().and_then(aos_names::Server::next_deadline);
-        let Some(next) = deadlines.chain(self.logs.next_look()).chain(names).min() else {
+        let own = [self.commands.next_deadline(), self.logs.next_look(), names, self.settled_at];
+        let Some(next) = own.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };
         let wait = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::NONE)
     }
 
-    fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            let ours = getsockopt(&stream, PeerCredentials)
-                .is_ok_and(|peer| peer.uid() == Uid::effective().as_raw());
-            if !ours || self.clients.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
-                crate::note("a client was turned away");
-                continue;
-            }
-            let number = self.next_client;
-            self.next_client += 1;
-            if self.epoll.add(&stream, client_event(number, false)).is_ok() {
-                self.clients.insert(number, Connection::new(stream));
-            }
-        }
-    }
-
     fn on_client(&mut self, number: u64, flags: EpollFlags) {
-        let Some(client) = self.clients.get_mut(&number) else { return };
-        if flags.contains(EpollFlags::EPOLLOUT) && !client.flush() {
-            return self.drop_client(number);
+        for request in self.clients.on_ready(&self.epoll, number, flags) {
+            self.on_request(number, request);
         }
-        if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-            let Some(lines) = client.read_lines() else { return self.drop_client(number) };
-            for line in lines {
-                match serde_json::from_slice::<Request>(&line) {
-                    Ok(request) if line.len() <= MAX_LINE => self.on_request(number, request),
-                    _ => {
-                        self.send(
-                            number,
-                            &Line::Refused { seq: 0, message: "no request of ours".to_owned() },
-                        );
-                    }
-                }
-            }
-        }
-        self.update_interest(number);
     }
 
     fn on_request(&mut self, client: u64, Request { seq, op }: Request) {
@@ -210,7 +169,7 @@ impl Server {
             },
             Op::Adopt { id, pid, start_time } => self.adopt(&id, pid, start_time),
             // A list without what is being started would make its reader clean that up.
-            Op::List if !self.pending.is_empty() => {
+            Op::List if !self.commands.is_empty() => {
                 self.lists.truncate(MAX_CLIENTS);
                 self.lists.push((client, seq));
                 return;
@@ -253,7 +212,7 @@ impl Server {
         if self.table.get(&start.id).is_some_and(|entry| entry.pidfd.is_some() && over(&entry.watched)) {
             self.finish(&start.id, None, None);
         }
-        if self.table.get(&start.id).is_some() || self.pending.values().any(|p| p.start.id == start.id) {
+        if self.table.get(&start.id).is_some() || self.commands.is_starting(&start.id) {
             return Err(Refusal::Started(start.id));
         }
         if self.table.is_full() {
@@ -261,8 +220,9 @@ impl Server {
         }
         let _ = fs::remove_file(&start.pid_file);
         Logs::begin(&start.log);
-        let pid = spawn(&start).map_err(Refusal::Command)?;
-        self.pending.insert(pid, Pending { seq, client, start, deadline: Instant::now() + COMMAND_LIMIT });
+        let now = Instant::now();
+        self.commands.run(client, seq, start, now).map_err(Refusal::Command)?;
+        self.settled_at = Some(now + SETTLED);
         self.reap();
         Ok(())
     }
@@ -326,42 +286,22 @@ impl Server {
         terminate
     }
 
-    /// Collects every ended child.
+    /// Takes every child that has ended.
     fn reap(&mut self) {
-        let mut ended = Vec::new();
-        loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => ended.push((pid.as_raw(), Some(code), None)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    ended.push((pid.as_raw(), None, Some(signal as i32)));
-                }
-                Ok(WaitStatus::StillAlive) => break,
-                Ok(_) | Err(nix::Error::EINTR) => {}
-                Err(_) => break,
+        let mut commands = Vec::new();
+        for ended in collect_ended() {
+            match self.table.id_of(ended.pid) {
+                _ if self.commands.contains(ended.pid) => commands.push(ended),
+                Some(id) => self.finish(&id, ended.code, ended.signal),
+                None => self.commands.remember(ended),
             }
         }
-        ended.retain(|&(pid, code, signal)| match self.table.id_of(pid) {
-            Some(id) if !self.pending.contains_key(&pid) => {
-                self.finish(&id, code, signal);
-                false
-            }
-            _ => true,
-        });
-        let (commands, others): (Vec<_>, Vec<_>) =
-            ended.into_iter().partition(|(pid, _, _)| self.pending.contains_key(pid));
-        for (pid, code, signal) in others {
-            if self.early.len() < MAX_WATCHED {
-                self.early.insert(pid, (code, signal));
-            }
-        }
-        for (pid, code, signal) in commands {
-            if let Some(pending) = self.pending.remove(&pid) {
+        for Ended { pid, code, signal } in commands {
+            if let Some(pending) = self.commands.take(pid) {
                 self.on_command_ended(pending, code.unwrap_or_else(|| 128 + signal.unwrap_or(0)));
             }
         }
-        if self.pending.is_empty() {
-            self.early = BTreeMap::new();
-        }
+        self.commands.tidy();
     }
 
     fn on_command_ended(&mut self, Pending { seq, client, start, .. }: Pending, status: i32) {
@@ -382,14 +322,14 @@ impl Server {
         };
         self.send(client, &line);
         if let Line::Done { result: Outcome::Started { pid, start_time }, .. } = line {
-            match self.early.remove(&pid) {
-                Some((code, signal)) => self.finish(&start.id, code, signal),
+            match self.commands.take_early(pid) {
+                Some(Ended { code, signal, .. }) => self.finish(&start.id, code, signal),
                 // Somebody else has collected it: it is gone, and nobody will tell us how.
                 None if start_time == 0 => self.finish(&start.id, None, None),
                 None => {}
             }
         }
-        if self.pending.is_empty() {
+        if self.commands.is_empty() {
             for (client, seq) in std::mem::take(&mut self.lists) {
                 let result = self.list();
                 self.send(client, &Line::Done { seq, result });
@@ -409,49 +349,12 @@ impl Server {
     }
 
     fn tell(&mut self, line: &Line) {
-        let numbers: Vec<u64> = self.clients.keys().copied().collect();
-        for number in numbers {
-            self.send(number, line);
-        }
+        self.clients.tell(&self.epoll, line);
     }
 
-    fn stop_overdue(&mut self, now: Instant) {
-        for (pid, pending) in &mut self.pending {
-            if pending.deadline <= now {
-                crate::note(&format!("the runtime command of {} takes too long, killed", pending.start.id));
-                // It leads a group of its own, with whatever it has started and not yet let go.
-                let _ = nix::sys::signal::killpg(Pid::from_raw(*pid), Signal::SIGKILL);
-                pending.deadline = now + COMMAND_LIMIT;
-            }
-        }
+    fn send(&mut self, client: u64, line: &Line) {
+        self.clients.send(&self.epoll, client, line);
     }
-
-    fn send(&mut self, number: u64, line: &Line) {
-        let Some(client) = self.clients.get_mut(&number) else { return };
-        if client.send(line) {
-            self.update_interest(number);
-        } else {
-            self.drop_client(number);
-        }
-    }
-
-    fn update_interest(&mut self, number: u64) {
-        if let Some(client) = self.clients.get(&number) {
-            let mut event = client_event(number, client.wants_write());
-            let _ = self.epoll.modify(client.stream(), &mut event);
-        }
-    }
-
-    fn drop_client(&mut self, number: u64) {
-        if let Some(client) = self.clients.remove(&number) {
-            let _ = self.epoll.delete(client.stream());
-        }
-    }
-}
-
-fn client_event(number: u64, wants_write: bool) -> EpollEvent {
-    let flags = if wants_write { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
-    EpollEvent::new(flags, TOKEN_CLIENT + number)
 }
 
 fn open_names(dir: &Path) -> Option<aos_names::Server> {

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+mod commands;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -14,7 +15,7 @@ use aos_keep::index::{Event, Record, Records, index_of, seconds};
 use aos_keep::protocol::{Exit, Log, Op, Outcome, Start};
 use aos_keep::{Client, old_generation, process};
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(30);
 
 struct Keeper {
     dir: tempfile::TempDir,
@@ -23,15 +24,19 @@ struct Keeper {
 
 impl Keeper {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let child = launch(dir.path());
+        let child = launch(dir.path(), options);
         Self { dir, child }
     }
 
     fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = launch(self.dir.path());
+        self.child = launch(self.dir.path(), &[]);
     }
 
     fn client(&self) -> Client {
@@ -81,8 +86,8 @@ impl Drop for Keeper {
     }
 }
 
-fn launch(dir: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_aos-keep")).arg("--dir").arg(dir).spawn().unwrap()
+fn launch(dir: &Path, options: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_aos-keep")).arg("--dir").arg(dir).args(options).spawn().unwrap()
 }
 
 fn kill(pid: i32) {
@@ -239,7 +244,7 @@ fn the_index_tells_when_lines_were_written_whoever_was_alive() {
     wait_for(|| fs::read_to_string(&log).unwrap().contains("two").then_some(()));
     let till = now();
     wait_for(|| (now() > till + 1).then_some(()));
-    keeper.child = launch(keeper.dir.path());
+    keeper.child = launch(keeper.dir.path(), &[]);
     wait_for(|| covers(8).then_some(()));
     let seen = records(&log);
     let times: Vec<u64> = seen.iter().filter(|r| r.event == Event::Written).map(|r| r.at).collect();
@@ -259,68 +264,6 @@ fn the_index_tells_when_lines_were_written_whoever_was_alive() {
     client.next_exit(LONG).unwrap();
     let last: Vec<(u64, Event)> = records(&log).iter().rev().take(3).map(|r| (r.offset, r.event)).collect();
     assert_eq!(last, [(14, Event::Exited(3)), (14, Event::Written), (8, Event::Started)]);
-}
-
-#[test]
-fn failing_commands_and_bad_requests_watch_nothing() {
-    let keeper = Keeper::start();
-    let mut client = keeper.client();
-    let mut order = keeper.order("bad", "true");
-    order.argv = vec!["/bin/sh".into(), "-c".into(), "exit 5".into()];
-    assert_eq!(client.request(Op::Start(order.clone())).unwrap(), Outcome::CommandFailed { status: 5 });
-    order.argv = vec!["/nonexistent/runtime".into()];
-    client.request(Op::Start(order.clone())).unwrap_err();
-    order.id = "../escape".into();
-    client.request(Op::Start(order)).unwrap_err();
-    assert_eq!(list(&mut client), (vec![], vec![]));
-    let mode = fs::metadata(keeper.path("keep.sock")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-}
-
-#[test]
-fn the_same_name_is_not_started_twice() {
-    let keeper = Keeper::start();
-    let mut client = keeper.client();
-    keeper.run(&mut client, "one", "exec sleep 600");
-    client.request(Op::Start(keeper.order("one", "exec sleep 600"))).unwrap_err();
-}
-
-#[test]
-fn a_process_that_ends_before_its_command_is_not_lost() {
-    let keeper = Keeper::start();
-    let mut client = keeper.client();
-    let mut order = keeper.order("quick", "");
-    // The process is orphaned at once and ends long before the command that knows its number.
-    let gate = keeper.path("gate");
-    order.argv[2] = format!(
-        "( (echo $$ >/dev/null; sh -c 'echo $$ > {pid}; exit 6') & ); while ! test -s {pid}; do :; done; \
-         read p < {pid}; while test -e /proc/$p; do :; done; echo > {gate}",
-        pid = order.pid_file.display(),
-        gate = gate.display(),
-    );
-    assert!(matches!(client.request(Op::Start(order)).unwrap(), Outcome::Started { .. }));
-    let exit = client.next_exit(LONG).unwrap();
-    assert_eq!((exit.id.as_str(), exit.code), ("quick", Some(6)));
-}
-
-#[test]
-fn a_list_waits_for_what_is_being_started() {
-    use std::io::Write;
-    let keeper = Keeper::start();
-    let mut client = keeper.client();
-    let gate = keeper.path("gate");
-    let mut order = keeper.order("slow", "exec sleep 600");
-    let wait = format!("while ! test -e {}; do sleep 0.01; done; ", gate.display());
-    order.argv[2] = wait + &order.argv[2];
-    // Asked for by a client that goes away, as a killed manager does.
-    let mut other = UnixStream::connect(keeper.path("keep.sock")).unwrap();
-    let request = aos_keep::protocol::Request { seq: 1, op: Op::Start(order) };
-    other.write_all(format!("{}\n", serde_json::to_string(&request).unwrap()).as_bytes()).unwrap();
-    wait_for(|| keeper.path("slow.log").exists().then_some(()));
-    drop(other);
-    let opener = std::thread::spawn(move || fs::write(gate, "").unwrap());
-    assert_eq!(list(&mut client).0, ["slow"]);
-    opener.join().unwrap();
 }
 
 #[test]
@@ -368,5 +311,5 @@ fn sigterm_ends_the_keeper_and_leaves_the_process_alone() {
 fn a_second_keeper_for_the_same_folder_ends_at_once() {
     let keeper = Keeper::start();
     keeper.client();
-    assert!(!launch(keeper.dir.path()).wait().unwrap().success());
+    assert!(!launch(keeper.dir.path(), &[]).wait().unwrap().success());
 }

@@ -191,7 +191,7 @@ mod tests {
         Arc::new(Probes { start_timeout, readiness, liveness })
     }
 
-    fn bad() -> Result<(), ProbeError> {
+    fn refused() -> Result<(), ProbeError> {
         Err(ProbeError::Http(503))
     }
 
@@ -210,12 +210,12 @@ mod tests {
         assert!(health.is_ready());
         assert!(health.verdict(start + Duration::from_hours(1)).is_none(), "the start is over");
         assert_eq!(health.ask(now).unwrap().0, Question::Alive);
-        health.answer(now, Question::Alive, bad());
+        health.answer(now, Question::Alive, refused());
         assert!(health.verdict(now).is_none());
         now = health.due().unwrap();
         health.ask(now).unwrap();
         assert!(!health.answer(now, Question::Ready, Ok(())), "an answer to another question");
-        health.answer(now, Question::Alive, bad());
+        health.answer(now, Question::Alive, refused());
         let Some(Unhealthy::Failing { failures: 2, last: Some(last) }) = health.verdict(now) else {
             panic!()
         };
@@ -228,7 +228,7 @@ mod tests {
         let mut health = Health::new(probes(Some(probe(1, 1)), None), start, false);
         health.ask(start).unwrap();
         assert_eq!(health.due(), Some(start + Duration::from_secs(10)), "an open question does not matter");
-        health.answer(start, Question::Ready, bad());
+        health.answer(start, Question::Ready, refused());
         assert!(health.verdict(start + Duration::from_millis(9999)).is_none());
         let verdict = health.verdict(start + Duration::from_secs(10));
         let Some(Unhealthy::NotReady { limit, last: Some(_) }) = verdict else { panic!() };
@@ -259,7 +259,7 @@ mod tests {
                 now = now.max(health.due().unwrap());
                 let Some((question, _)) = health.ask(now) else { break };
                 (good, bad) = if answer { (good + 1, 0) } else { (0, bad + 1) };
-                let became = health.answer(now, question, if answer { Ok(()) } else { bad() });
+                let became = health.answer(now, question, if answer { Ok(()) } else { refused() });
                 prop_assert_eq!(became, !was_ready && good >= success);
                 if became {
                     (good, bad) = (0, 0);

@@ -200,7 +200,7 @@ mod tests {
         let start = Instant::now();
         let mut health = Health::new(probes(Some(probe(2, 1)), Some(probe(1, 2))), start, false);
         let mut now = start;
-        for (answer, ready) in [(Ok(()), false), (bad(), false), (Ok(()), false), (Ok(()), true)] {
+        for (answer, ready) in [(Ok(()), false), (refused(), false), (Ok(()), false), (Ok(()), true)] {
             assert!(!health.is_ready());
             assert_eq!(health.ask(now).unwrap().0, Question::Ready);
             assert_eq!(health.ask(now), None, "one question at a time");

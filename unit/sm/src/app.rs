@@ -275,7 +275,12 @@ async fn secure(config: &Config, database: &Database) -> Result<(NodeInfo, Dial,
         LinkError::Prepare(source) => Error::Tls { peer: "IAM".to_owned(), source },
         other => Error::invalid("link to IAM", other.to_string()),
     })?;
-    let certificate = CertificateSource::of(&link, &config.cert_storage);
+    let certificate = if config.insecure {
+        tracing::warn!("CM is shown no certificate of ours: this is for development only");
+        None
+    } else {
+        Some(CertificateSource::of(&link, &config.cert_storage))
+    };
     let node = node_info(&link, database).await?;
     let dial = Dial::Secure { url: config.cm_server_url.clone(), ca_cert, certificate };
     Ok((node, dial, Some(link)))
@@ -301,7 +306,7 @@ fn sources(config: &Config, identity: &IdentitySlot) -> Result<Dialer, Error> {
     let Some(path) = &config.ca_cert else { return Ok(Dialer::default()) };
     let tls = |source| Error::Tls { peer: "servers of blobs".to_owned(), source };
     let roots = aos_tls::roots_from_pem_file(path).map_err(tls)?;
-    Dialer::new(&roots, identity).map_err(tls)
+    Dialer::new(roots, identity).map_err(tls)
 }
 
 fn figures_of(node: &NodeInfo) -> NodeFigures {

@@ -34,6 +34,8 @@ pub struct Config {
     pub iam_protected_url: String,
     /// Server of the Communication Manager, `host:port`.
     pub cm_server_url: String,
+    /// CM is shown no certificate of ours; for development only.
+    pub insecure: bool,
     /// Pause between two connection attempts.
     pub cm_reconnect_timeout: Duration,
     /// Stored configuration of this node.
@@ -136,6 +138,8 @@ struct File {
     iam_protected_server_url: String,
     #[serde(rename = "cmServerURL", default)]
     cm_server_url: String,
+    #[serde(default)]
+    insecure: bool,
     cm_reconnect_timeout: Option<DurationText>,
     node_config_file: Option<PathBuf>,
     resources_config_file: Option<PathBuf>,
@@ -289,6 +293,7 @@ impl Config {
             iam_public_url: file.iam_public_server_url,
             iam_protected_url: file.iam_protected_server_url,
             cm_server_url: file.cm_server_url,
+            insecure: file.insecure,
             cm_reconnect_timeout: seconds(file.cm_reconnect_timeout, 10),
             node_config_file: file.node_config_file.unwrap_or_else(|| working_dir.join("aos_node.cfg")),
             resources_config_file: file

@@ -48,10 +48,20 @@ impl CertificateSource {
     }
 
     /// The certificate, when it has been loaded.
-    pub fn present(&mut self) -> Option<CertifiedKey> {
+    fn present(&mut self) -> Option<CertifiedKey> {
         let identity = self.newest.borrow_and_update().clone()?;
         self.used = identity.leaf().cloned();
         Some(identity.certified_key())
+    }
+
+    /// The certificate, as soon as it has been loaded.
+    pub async fn wait(&mut self) -> CertifiedKey {
+        loop {
+            match self.present() {
+                Some(key) => return key,
+                None => self.changed().await,
+            }
+        }
     }
 
     /// Waits for another certificate than the one last given out; the same one told again is no change.

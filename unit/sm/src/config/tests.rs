@@ -25,6 +25,7 @@ fn upstream_file_is_taken_as_it_is() {
     assert_eq!(config.cert_storage, "sm");
     assert_eq!(config.iam_protected_url, "localhost:8089");
     assert_eq!(config.cm_reconnect_timeout, Duration::from_mins(1));
+    assert!(!config.insecure, "only who asks for it goes without a certificate");
     assert_eq!(config.average_samples, 6);
     assert_eq!(config.image_path, Path::new("/var/aos/workdirs/sm/images"));
     assert_eq!(config.log_limits, Limits::new(131_072, 40));

@@ -64,14 +64,14 @@ pub enum Outgoing {
 /// Where CM is and who we are to it.
 #[derive(Clone)]
 pub enum Dial {
-    /// With our certificate.
+    /// With TLS.
     Secure {
         /// Address, `host:port`.
         url: String,
         /// Root certificates.
         ca_cert: PathBuf,
-        /// Our certificate.
-        certificate: CertificateSource,
+        /// Our certificate; without one CM has to take whoever comes, which is for development only.
+        certificate: Option<CertificateSource>,
     },
     /// Without encryption, for tests of this crate's users.
     Plain {
@@ -146,16 +146,13 @@ impl SmClient {
             Dial::Plain { url } => Ok((aos_tls::plain_grpc_channel(url).map_err(tls)?, None)),
             Dial::Secure { url, ca_cert, certificate } => {
                 let mut certificate = certificate.clone();
-                let key = loop {
-                    match certificate.present() {
-                        Some(key) => break key,
-                        None => certificate.changed().await,
-                    }
+                let key = match &mut certificate {
+                    Some(certificate) => Some(certificate.wait().await),
+                    None => None,
                 };
                 let roots = aos_tls::roots_from_pem_file(ca_cert).map_err(tls)?;
-                let config =
-                    aos_tls::client_config(roots, Some(key), aos_tls::HostCheck::ChainOnly).map_err(tls)?;
-                Ok((aos_tls::grpc_channel(url, &config).map_err(tls)?, Some(certificate)))
+                let config = aos_tls::client_config(roots, key, aos_tls::HostCheck::ChainOnly).map_err(tls)?;
+                Ok((aos_tls::grpc_channel(url, &config).map_err(tls)?, certificate))
             }
         }
     }

@@ -6,8 +6,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use aos_tls::{Incoming, ListenerCounts, Protocol, grpc_server, peer_of};
 use aos_unit_api::common::v2;
 use aos_unit_api::servicemanager::v5 as wire;
+use rustls::ServerConfig;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
@@ -40,6 +42,8 @@ struct State {
     deaf: BTreeSet<String>,
     /// Calls that get no answer yet.
     held: BTreeSet<String>,
+    /// Names in the certificates of those who opened streams; empty for who showed none.
+    peers: Vec<String>,
     /// Streams, the first kinds of messages on them and comparisons of networks, with their times.
     sequence: Vec<(Instant, &'static str)>,
 }
@@ -64,15 +68,28 @@ impl State {
 pub struct Cm {
     state: Arc<Mutex<State>>,
     blobs: PathBuf,
+    counts: Option<Arc<ListenerCounts>>,
     pub url: String,
 }
 
 impl Cm {
+    /// The same, over TLS.
+    pub async fn start_secure(blobs: PathBuf, tls: &Arc<ServerConfig>) -> Self {
+        let incoming = Incoming::bind_tls("127.0.0.1:0", tls, Protocol::Grpc).await.unwrap();
+        let (url, counts) = (incoming.local_addr().to_string(), Some(incoming.counts()));
+        let cm = Self { state: Arc::default(), blobs, url, counts };
+        let server = grpc_server()
+            .add_service(SmServiceServer::new(cm.clone()))
+            .add_service(NetworkServiceServer::new(cm.clone()));
+        tokio::spawn(server.serve_with_incoming(incoming.into_stream()));
+        cm
+    }
+
     /// Serves on a free port; blobs lie in `blobs` under their hex digest.
     pub async fn start(blobs: PathBuf) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = listener.local_addr().unwrap().to_string();
-        let cm = Self { state: Arc::default(), blobs, url };
+        let cm = Self { state: Arc::default(), blobs, url, counts: None };
         cm.serve(listener);
         cm
     }
@@ -134,6 +151,11 @@ impl Cm {
         self.state().rules.insert(instance, rules);
     }
 
+    /// The address the next allocation of an instance is answered with.
+    pub fn give_address(&self, network: &str, instance: u64, address: &str) {
+        self.state().addresses.insert((network.to_owned(), instance), address.to_owned());
+    }
+
     /// Sends rules to whoever subscribed.
     pub async fn push_rules(&self, instance: u64, rules: Vec<wire::FirewallRule>) {
         let stream = wait_for("a subscription", || self.state().updates.clone()).await;
@@ -151,6 +173,16 @@ impl Cm {
     /// What the last comparison of networks listed.
     pub fn synced(&self) -> Vec<wire::InstanceNetworkStateInfo> {
         self.state().synced.clone()
+    }
+
+    /// Names in the certificates of those who opened streams; empty for who showed none.
+    pub fn peers(&self) -> Vec<String> {
+        self.state().peers.clone()
+    }
+
+    /// Connections that TLS has refused.
+    pub fn refusals(&self) -> u64 {
+        self.counts.iter().flat_map(|counts| counts.failures()).map(|(_, count)| count).sum()
     }
 
     /// Ends the present stream.
@@ -259,6 +291,7 @@ impl SmService for Cm {
         &self,
         request: Request<Streaming<wire::SmOutgoingMessages>>,
     ) -> Result<Response<Self::RegisterSMStream>, Status> {
+        let peer = peer_of(&request).and_then(|peer| peer.common_name.clone()).unwrap_or_default();
         let mut incoming = request.into_inner();
         let (to_sm, from_test) = mpsc::channel(16);
         {
@@ -266,6 +299,7 @@ impl SmService for Cm {
             state.sequence.push((Instant::now(), "RegisterSM"));
             state.hear("RegisterSM")?;
             state.calls.push("RegisterSM".into());
+            state.peers.push(peer);
             state.to_sm = Some(to_sm);
         }
         let cm = self.clone();
@@ -300,6 +334,7 @@ impl SmService for Cm {
         &self,
         request: Request<wire::BlobsInfosRequest>,
     ) -> Result<Response<wire::BlobsInfos>, Status> {
+        self.held("GetBlobsInfos").await;
         let mut urls = Vec::new();
         for digest in request.into_inner().digests {
             let mut state = self.state();

@@ -25,6 +25,7 @@ mod quotas;
 mod requests;
 mod resources;
 mod running;
+mod secure;
 mod sm;
 mod survival;
 mod tests;

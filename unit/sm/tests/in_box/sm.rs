@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
+use std::sync::Arc;
 
 use aos_sm::{Config, Surroundings, runtime_id};
 use aos_unit_api::iamanager::v6::{CpuInfo, NodeInfo};
@@ -16,7 +17,7 @@ use crate::image::Blobs;
 pub const NO_FIREWALL: &str = "AOS_TEST_FIREWALL_OFF";
 
 /// Node the tests describe.
-const NODE: &str = "node1";
+pub const NODE: &str = "node1";
 
 /// A running Service Manager with its folders.
 pub struct Sm {
@@ -43,15 +44,14 @@ pub fn run_here(config: &str) -> ExitCode {
         cpus: vec![CpuInfo { num_cores: 2, ..Default::default() }],
         ..Default::default()
     };
+    let config = Config::load(Path::new(config)).unwrap();
     let surroundings = Surroundings {
-        plain_node: Some(node),
+        // Where there are roots there is an IAM, which describes the node.
+        plain_node: config.ca_cert.is_none().then_some(node),
         keeper: std::env::current_exe().unwrap(),
         status_dir: PathBuf::from("/run/aos-status"),
     };
-    let result = Config::load(Path::new(config))
-        .map_err(Into::into)
-        .and_then(|config| aos_sm::run_with(config, surroundings));
-    match result {
+    match aos_sm::run_with(config, surroundings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sm: {error}");
@@ -68,10 +68,25 @@ impl Sm {
 
     /// The same with changes to the configuration.
     pub async fn start_with(runtime: &str, change: impl FnOnce(&mut Value)) -> Self {
+        let mut sm = Self::prepare(runtime, None, change).await;
+        sm.launch();
+        sm.cm.wait_connected().await;
+        sm
+    }
+
+    /// CM, over TLS if it has a configuration for it, and everything for an SM that is not launched yet.
+    pub async fn prepare(
+        runtime: &str,
+        tls: Option<&Arc<rustls::ServerConfig>>,
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
         let folder = tempfile::Builder::new().prefix("aos-sm-").tempdir_in("/var/tmp").unwrap();
         let dir = folder.path().join("blobs");
         fs::create_dir(&dir).unwrap();
-        let cm = Cm::start(dir.clone()).await;
+        let cm = match tls {
+            Some(tls) => Cm::start_secure(dir.clone(), tls).await,
+            None => Cm::start(dir.clone()).await,
+        };
         let program = ["/usr/bin", "/usr/sbin"]
             .iter()
             .map(|dir| format!("{dir}/{runtime}"))
@@ -88,11 +103,7 @@ impl Sm {
         }
         change(&mut config);
         fs::write(folder.path().join("sm.cfg"), config.to_string()).unwrap();
-        let mut sm =
-            Self { folder, blobs: Blobs { dir }, cm, child: None, runtime: runtime_id(runtime, NODE) };
-        sm.launch();
-        sm.cm.wait_connected().await;
-        sm
+        Self { folder, blobs: Blobs { dir }, cm, child: None, runtime: runtime_id(runtime, NODE) }
     }
 
     pub fn launch(&mut self) {

@@ -51,6 +51,9 @@ use crate::running::{
     crun_runs_an_instance_as_asked, runc_runs_an_instance_as_asked,
     state_and_storage_belong_to_the_instance_and_last,
 };
+use crate::secure::{
+    a_new_certificate_is_shown_on_a_new_stream, without_a_certificate_only_where_it_is_asked_for,
+};
 use crate::survival::{
     a_dead_keeper_is_replaced_and_containers_go_on, a_start_that_loses_its_keeper_is_tried_again,
     an_exit_without_service_manager_is_learned_later, containers_survive_the_death_of_the_service_manager,
@@ -114,6 +117,8 @@ tests! {
     a_hanging_runtime_holds_nobody_else_up,
     changed_variables_keep_state_and_others,
     the_time_without_the_cloud_is_kept_over_restarts,
+    a_new_certificate_is_shown_on_a_new_stream,
+    without_a_certificate_only_where_it_is_asked_for,
     two_hundred_kills_during_churn_leave_nothing_behind,
     names_resolve_whoever_is_killed,
     a_name_belongs_to_one_instance,

@@ -154,8 +154,3 @@ impl Bench {
         self.on(Event::Tick)
     }
 }
-
-/// What a probe finds where nobody listens.
-fn refused() -> ProbeError {
-    ProbeError::Port { port: 1, source: std::io::ErrorKind::ConnectionRefused.into() }
-}

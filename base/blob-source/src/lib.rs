@@ -63,7 +63,7 @@ pub enum SourceError {
         address: String,
         /// Why.
         #[source]
-        source: io::Error,
+        source: aos_tls::DialError,
     },
     /// The handshake failed, or there are no root certificates.
     #[error(transparent)]

@@ -240,7 +240,7 @@ async fn a_server_is_trusted_by_the_given_roots_alone() {
             let _ = connection.shutdown().await;
         }
     });
-    let dialer = |roots| Dialer::new(&roots, &aos_tls::IdentitySlot::default()).unwrap();
+    let dialer = |roots: std::sync::Arc<_>| Dialer::new(roots, &aos_tls::IdentitySlot::default()).unwrap();
     let fetched = dialer(roots).fetch(&url, None, content().len() as u64).await.unwrap();
     assert!(fetched == content());
     let error = dialer(others).fetch(&url, None, content().len() as u64).await.unwrap_err();

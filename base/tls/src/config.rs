@@ -12,7 +12,6 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVeri
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::time::{ClientsNotEarlier, NotEarlier};
 use crate::verify::{ClientVerifier, ServerVerifier};
 use crate::{IdentitySlot, Roots, TimeBasis, TlsError};
 
@@ -126,7 +125,7 @@ pub fn client_config_at(
     let builder = ClientConfig::builder_with_details(provider(), Arc::new(basis));
     let verifier = ServerVerifier::new(roots.into(), check).map_err(TlsError::Verifier)?;
     let builder = versions(builder)?.dangerous();
-    let builder = builder.with_custom_certificate_verifier(Arc::new(NotEarlier(Arc::new(verifier))));
+    let builder = builder.with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = builder.with_client_cert_resolver(Arc::new(slot));
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
@@ -139,21 +138,22 @@ pub fn server_config(
     clients: ClientAuth,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = provider();
-    let fixed = |roots: Arc<RootCertStore>| ClientVerifier::new(roots.into());
     let verifier: Arc<dyn ClientCertVerifier> = match clients {
         ClientAuth::None => WebPkiClientVerifier::no_client_auth(),
         ClientAuth::Optional(roots) => {
-            let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
-            builder.allow_unauthenticated().build().map_err(TlsError::Verifier)?
+            Arc::new(ClientVerifier::optional(roots.into()).map_err(TlsError::Verifier)?)
         }
-        ClientAuth::Required(roots) => Arc::new(fixed(roots).map_err(TlsError::Verifier)?),
-        ClientAuth::RequiredNow(roots) => Arc::new(ClientVerifier::new(roots).map_err(TlsError::Verifier)?),
+        ClientAuth::Required(roots) => {
+            Arc::new(ClientVerifier::required(roots.into()).map_err(TlsError::Verifier)?)
+        }
+        ClientAuth::RequiredNow(roots) => {
+            Arc::new(ClientVerifier::required(roots).map_err(TlsError::Verifier)?)
+        }
     };
     let slot = match identity.into() {
         ServerIdentity::Fixed(key) => IdentitySlot::holding(key),
         ServerIdentity::Slot(slot) => slot,
     };
-    let verifier = Arc::new(ClientsNotEarlier(verifier));
     let mut config = versions(ServerConfig::builder_with_details(provider, Arc::new(TimeBasis::Clock)))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(slot));

@@ -8,21 +8,19 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{Id, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
+use tokio_util::either::Either;
 
+use crate::connection::Connection;
 use crate::counts::{Failure, ListenerCounts};
 use crate::lean::LeanTls;
 use crate::opening::Opening;
@@ -175,7 +173,7 @@ impl Incoming {
                     let slot = Slot::new(permit, place, Arc::clone(&self.counts));
                     let Some(tls) = &self.tls else {
                         let peer = ConnectionPeer { address, identity: None };
-                        return ServerConnection { stream: Stage::Plain(stream), peer, _slot: slot.taken() };
+                        return ServerConnection::new(Either::Left(stream), peer, slot.taken());
                     };
                     let under_way = self.shaking.values().filter(|from| **from == source).count();
                     if under_way >= self.limits.handshakes_per_address {
@@ -244,7 +242,7 @@ async fn handshake(
     match tokio::time::timeout(time, shake_hands(tls, stream)).await {
         Ok(Ok((stream, Ok(identity)))) => {
             let peer = ConnectionPeer { address, identity: identity.map(Arc::new) };
-            Some(ServerConnection { stream, peer, _slot: slot.taken() })
+            Some(ServerConnection::new(stream, peer, slot.taken()))
         }
         Ok(Ok((_, Err(error)))) => {
             counts.failed(Failure::Certificate);
@@ -271,18 +269,18 @@ async fn shake_hands(tls: Tls, stream: TcpStream) -> io::Result<(Stage, Identity
         Tls::Usual(acceptor) => {
             let stream = Box::new(acceptor.accept(stream).await?);
             let identity = PeerIdentity::from_session(stream.get_ref().1);
-            Ok((Stage::Tls(stream), identity))
+            Ok((Either::Right(Either::Left(stream)), identity))
         }
         Tls::Lean(config) => {
             let stream = LeanTls::accept(config, stream).await?;
             let identity = PeerIdentity::from_session(stream.state());
-            Ok((Stage::Lean(stream), identity))
+            Ok((Either::Right(Either::Right(stream)), identity))
         }
     }
 }
 
 /// The place of a connection among those that may be open; free again when it is dropped.
-struct Slot {
+pub struct Slot {
     _permit: Option<OwnedSemaphorePermit>,
     _place: Option<Place>,
     counts: Arc<ListenerCounts>,
@@ -310,76 +308,8 @@ impl Drop for Slot {
     }
 }
 
-enum Stage {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-    Lean(LeanTls),
-}
+/// Plain, or TLS for connections that are busy, or for those that are idle.
+type Stage = Either<TcpStream, Either<Box<TlsStream<TcpStream>>, LeanTls>>;
 
-/// An accepted connection, ready for HTTP.
-pub struct ServerConnection {
-    stream: Stage,
-    peer: ConnectionPeer,
-    _slot: Slot,
-}
-
-impl ServerConnection {
-    /// Where it comes from.
-    pub fn peer(&self) -> &ConnectionPeer {
-        &self.peer
-    }
-
-    /// Drops what is known of the client's certificate, for a connection that lives long after it was
-    /// looked at.
-    pub fn forget_identity(&mut self) {
-        self.peer.identity = None;
-    }
-}
-
-impl Connected for ServerConnection {
-    type ConnectInfo = ConnectionPeer;
-
-    fn connect_info(&self) -> ConnectionPeer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for ServerConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stage::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stage::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stage::Lean(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for ServerConnection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stage::Plain(stream) => Pin::new(stream).poll_write(cx, data),
-            Stage::Tls(stream) => Pin::new(stream).poll_write(cx, data),
-            Stage::Lean(stream) => Pin::new(stream).poll_write(cx, data),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stage::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stage::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Stage::Lean(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stage::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stage::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stage::Lean(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
+/// An accepted TCP connection, ready for HTTP.
+pub type ServerConnection = Connection<Stage, Slot>;

@@ -30,7 +30,7 @@ const OVERHEAD: usize = 128;
 const MAX_INCOMING: usize = 64 * 1024 + RECORD + 1024;
 
 /// A TLS connection whose handshake is done.
-pub(crate) struct LeanTls {
+pub struct LeanTls {
     stream: TcpStream,
     session: Box<UnbufferedServerConnection>,
     incoming: Vec<u8>,

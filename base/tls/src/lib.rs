@@ -7,7 +7,9 @@
 //! costs memory. TLS 1.2 and 1.3, aws-lc-rs underneath. No HTTP client lives here.
 
 mod config;
+mod connection;
 mod counts;
+mod dial;
 mod error;
 mod grpc;
 mod identity;
@@ -24,7 +26,9 @@ pub use config::{
     ClientAuth, HostCheck, ServerIdentity, client_config, client_config_at, client_config_hot, provider,
     roots_from_pem, roots_from_pem_file, server_config,
 };
+pub use connection::Connection;
 pub use counts::ListenerCounts;
+pub use dial::{DialError, DialedStream, Dialer, connect_plain};
 pub use error::TlsError;
 pub use grpc::{ClientTlsStream, connect_tcp_tls, grpc_channel, grpc_server, plain_grpc_channel};
 pub use identity::{ConnectionPeer, IdentitySlot, PeerIdentity, peer_of};

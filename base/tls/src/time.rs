@@ -6,15 +6,11 @@
 //! its time. Ahead of the truth, everything would have ended: who can do without the clock checks at the
 //! floor alone ([`TimeBasis::Floor`]).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::time_provider::TimeProvider;
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 static FLOOR: AtomicU64 = AtomicU64::new(0);
@@ -56,94 +52,7 @@ pub(crate) fn not_before(certificate: &CertificateDer<'_>) -> u64 {
     parsed.and_then(|(_, parsed)| u64::try_from(parsed.validity().not_before.timestamp()).ok()).unwrap_or(0)
 }
 
+/// When a certificate is checked at `now`: not before its own beginning.
 pub(crate) fn not_earlier(now: UnixTime, leaf: &CertificateDer<'_>) -> UnixTime {
     now.max(UnixTime::since_unix_epoch(Duration::from_secs(not_before(leaf))))
-}
-
-/// A verifier that checks no certificate before its own beginning.
-#[derive(Debug)]
-pub(crate) struct NotEarlier<V: ?Sized>(pub(crate) Arc<V>);
-
-impl<V: ServerCertVerifier + ?Sized> ServerCertVerifier for NotEarlier<V> {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.0.verify_server_cert(leaf, intermediates, name, ocsp, not_earlier(now, leaf))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, leaf, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
-}
-
-/// The same for the certificates of clients.
-#[derive(Debug)]
-pub(crate) struct ClientsNotEarlier(pub(crate) Arc<dyn ClientCertVerifier>);
-
-impl ClientCertVerifier for ClientsNotEarlier {
-    fn offer_client_auth(&self) -> bool {
-        self.0.offer_client_auth()
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.0.client_auth_mandatory()
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.0.verify_client_cert(leaf, intermediates, not_earlier(now, leaf))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, leaf, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
 }

@@ -7,24 +7,22 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tonic::transport::server::Connected;
+use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::connection::Connection;
 use crate::opening::Opening;
 use crate::{ConnectionPeer, Limits, PeerIdentity, TlsError};
 
@@ -93,7 +91,7 @@ impl UnixIncoming {
                     if self.handshakes.len() < self.limits.handshakes =>
                 {
                     let Some(tls) = self.tls.clone() else {
-                        return UnixConnection { stream: Stage::Plain(stream), peer: peer(None), _permit: permit };
+                        return UnixConnection::new(Either::Left(stream), peer(None), permit);
                     };
                     let time = self.limits.handshake_time;
                     self.handshakes.spawn(async move {
@@ -153,11 +151,7 @@ async fn handshake(
         }
     };
     match PeerIdentity::from_session(stream.get_ref().1) {
-        Ok(identity) => Some(UnixConnection {
-            stream: Stage::Tls(Box::new(stream)),
-            peer: peer(identity),
-            _permit: permit,
-        }),
+        Ok(identity) => Some(UnixConnection::new(Either::Right(Box::new(stream)), peer(identity), permit)),
         Err(error) => {
             tracing::warn!("connection on a Unix socket refused: {error}");
             None
@@ -169,61 +163,10 @@ fn peer(identity: Option<PeerIdentity>) -> ConnectionPeer {
     ConnectionPeer { address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), identity: identity.map(Arc::new) }
 }
 
-enum Stage {
-    Plain(UnixStream),
-    Tls(Box<TlsStream<UnixStream>>),
-}
+type Stage = Either<UnixStream, Box<TlsStream<UnixStream>>>;
 
-/// An accepted connection, ready for HTTP.
-pub struct UnixConnection {
-    stream: Stage,
-    peer: ConnectionPeer,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Connected for UnixConnection {
-    type ConnectInfo = ConnectionPeer;
-
-    fn connect_info(&self) -> ConnectionPeer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for UnixConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stage::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stage::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for UnixConnection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stage::Plain(stream) => Pin::new(stream).poll_write(cx, data),
-            Stage::Tls(stream) => Pin::new(stream).poll_write(cx, data),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stage::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stage::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stage::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stage::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
+/// An accepted connection over a Unix socket, ready for HTTP.
+pub type UnixConnection = Connection<Stage, Option<OwnedSemaphorePermit>>;
 
 /// A channel over the socket, with TLS if there is a configuration; `settings` is the endpoint to use.
 pub(crate) fn channel(path: &Path, tls: Option<&Arc<ClientConfig>>, settings: &Endpoint) -> Channel {

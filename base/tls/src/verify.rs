@@ -12,13 +12,14 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, Sig
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::roots::Made;
+use crate::time::not_earlier;
 use crate::{HostCheck, Roots};
 
 /// Whether a certificate of a component (leaf first, then its issuers) was signed under one of `roots`, for use
 /// by clients or servers. It is checked at the beginning of its validity: whether it has ended is not asked.
 pub fn chains_to(roots: &Arc<RootCertStore>, chain: &[CertificateDer<'_>]) -> bool {
     let Some((leaf, intermediates)) = chain.split_first() else { return false };
-    let now = crate::time::not_earlier(UnixTime::since_unix_epoch(Duration::ZERO), leaf);
+    let now = not_earlier(UnixTime::since_unix_epoch(Duration::ZERO), leaf);
     let provider = crate::provider();
     let algorithms = provider.signature_verification_algorithms.all;
     let Ok(parsed) = ParsedCertificate::try_from(leaf) else { return false };
@@ -61,6 +62,7 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let now = not_earlier(now, leaf);
         if let Some(made) = &self.made {
             return made.get(for_servers).verify_server_cert(leaf, intermediates, name, ocsp, now);
         }
@@ -93,19 +95,32 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// Wants a certificate of every client and checks it against the present roots.
+type MakeForClients = fn(Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError>;
+
+/// Checks certificates of clients against the present roots.
 #[derive(Debug)]
 pub(crate) struct ClientVerifier {
+    make: MakeForClients,
     made: Made<dyn ClientCertVerifier>,
     first: Arc<dyn ClientCertVerifier>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ClientVerifier {
-    pub(crate) fn new(roots: Roots) -> Result<Self, VerifierBuilderError> {
-        let made = Made::new(roots, for_clients)?;
-        let first = made.get(for_clients);
-        Ok(Self { made, first, algorithms: crate::provider().signature_verification_algorithms })
+    /// Every client has to show one.
+    pub(crate) fn required(roots: Roots) -> Result<Self, VerifierBuilderError> {
+        Self::new(roots, for_clients)
+    }
+
+    /// A client may show none.
+    pub(crate) fn optional(roots: Roots) -> Result<Self, VerifierBuilderError> {
+        Self::new(roots, for_some_clients)
+    }
+
+    fn new(roots: Roots, make: MakeForClients) -> Result<Self, VerifierBuilderError> {
+        let made = Made::new(roots, make)?;
+        let first = made.get(make);
+        Ok(Self { make, made, first, algorithms: crate::provider().signature_verification_algorithms })
     }
 }
 
@@ -113,10 +128,18 @@ fn for_clients(roots: Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>,
     WebPkiClientVerifier::builder_with_provider(roots, crate::provider()).build()
 }
 
+fn for_some_clients(roots: Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+    WebPkiClientVerifier::builder_with_provider(roots, crate::provider()).allow_unauthenticated().build()
+}
+
 impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.first.client_auth_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         // Names of other roots than those at the beginning cannot be lent; without any, a client shows what it has.
-        let present = self.made.get(for_clients);
+        let present = self.made.get(self.make);
         if Arc::ptr_eq(&present, &self.first) { self.first.root_hint_subjects() } else { &[] }
     }
 
@@ -126,7 +149,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.made.get(for_clients).verify_client_cert(leaf, intermediates, now)
+        self.made.get(self.make).verify_client_cert(leaf, intermediates, not_earlier(now, leaf))
     }
 
     fn verify_tls12_signature(

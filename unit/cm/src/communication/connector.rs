@@ -6,6 +6,7 @@ use std::time::Duration;
 use aos_cloud_protocol::MAX_FRAME;
 use aos_cloud_protocol::discovery::Verdict;
 use aos_ids::SystemId;
+use aos_tls::DialedStream;
 use http::Uri;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::ClientRequestBuilder;
@@ -14,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use url::Url;
 
 use super::discovery::{self, AskError, Configured};
-use crate::transport::{DialError, Dialer, Stream};
+use crate::transport::{DialError, Dialer};
 
 /// Bytes read from a connection at once; bigger messages grow their own buffer.
 const READ_BUFFER: usize = 4 * 1024;
@@ -28,7 +29,7 @@ const MAX_ADDRESSES: usize = 8;
 const MAX_HOPS: usize = 4;
 
 /// An open link.
-pub type Socket = WebSocketStream<Stream>;
+pub type Socket = WebSocketStream<DialedStream>;
 
 /// Why no link stands.
 #[derive(Debug, thiserror::Error)]

@@ -4,12 +4,12 @@ use std::error::Error;
 
 /// The messages of an error and of its causes, joined by `: `. A cause that the message before it already
 /// contains is left out: some libraries, and our errors about files, say the cause in their own message.
-pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let message = error.to_string();
-        if !text.ends_with(&message) {
+        if !text.contains(&message) {
             text.push_str(": ");
             text.push_str(&message);
         }

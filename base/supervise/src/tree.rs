@@ -22,18 +22,7 @@ impl TaskEnd for () {
 
 impl<E: std::error::Error + Send + 'static> TaskEnd for Result<(), E> {
     fn failure(self) -> Option<String> {
-        let error = self.err()?;
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(inner) = cause {
-            let part = inner.to_string();
-            // Some messages already quote their cause.
-            if !text.contains(&part) {
-                text = format!("{text}: {part}");
-            }
-            cause = inner.source();
-        }
-        Some(text)
+        self.err().map(|error| aos_logging::with_causes(&error))
     }
 }
 

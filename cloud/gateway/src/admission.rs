@@ -11,7 +11,6 @@ use http::StatusCode;
 use http::request::Parts;
 
 use crate::Gateway;
-use crate::error::full_text;
 
 /// Why a client is turned away. The text goes to the client and to the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +61,7 @@ impl FromRequestParts<Gateway> for Admitted {
 
 async fn admit(gateway: &Gateway, peer: Option<&ConnectionPeer>) -> Result<Admitted, Refusal> {
     let failed = |error: aos_cloud_store::StoreError| {
-        tracing::error!("cannot admit a Unit: {}", full_text(&error));
+        tracing::error!("cannot admit a Unit: {}", aos_logging::with_causes(&error));
         Refusal { status: StatusCode::SERVICE_UNAVAILABLE, reason: "the cloud cannot check certificates now" }
     };
     let store = &gateway.inner.store;

@@ -37,14 +37,3 @@ impl GatewayError {
         move |source| Self::Document { what, source }
     }
 }
-
-/// An error with its causes, for the log.
-pub(crate) fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}

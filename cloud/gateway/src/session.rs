@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::Gateway;
 use crate::admission::Admitted;
-use crate::error::{GatewayError, full_text};
+use crate::error::GatewayError;
 use crate::leaving::{Leaving, Phase};
 use crate::rate::{Rate, Verdict};
 use crate::sealing::Sealer;
@@ -88,7 +88,7 @@ async fn connect(gateway: Gateway, admitted: Box<Admitted>, upgraded: OnUpgrade)
         Ok(session) => session,
         Err(error) => {
             gateway.inner.metrics.refused(Refused::Admission);
-            tracing::warn!(unit, "session refused: {}", full_text(&error));
+            tracing::warn!(unit, "session refused: {}", aos_logging::with_causes(&error));
             socket.close(close_code::POLICY, "the Unit is not provisioned").await;
             return None;
         }
@@ -99,7 +99,7 @@ async fn connect(gateway: Gateway, admitted: Box<Admitted>, upgraded: OnUpgrade)
     match open(&gateway, &admitted, session, socket).await {
         Ok(running) => Some(running),
         Err(error) => {
-            tracing::error!(unit, session, "session failed: {}", full_text(&error));
+            tracing::error!(unit, session, "session failed: {}", aos_logging::with_causes(&error));
             metrics.session_closed(Closed::Failed);
             note_end(&store, &admitted.unit.id, session, unit).await;
             None
@@ -109,7 +109,12 @@ async fn connect(gateway: Gateway, admitted: Box<Admitted>, upgraded: OnUpgrade)
 
 async fn note_end(store: &Store, unit_id: &str, session: i64, unit: &str) {
     if let Err(error) = store.close_session(unit_id, session).await {
-        tracing::error!(unit, session, "cannot note the end of the session: {}", full_text(&error));
+        tracing::error!(
+            unit,
+            session,
+            "cannot note the end of the session: {}",
+            aos_logging::with_causes(&error)
+        );
     }
 }
 
@@ -195,7 +200,7 @@ impl Running {
                 why
             }
             Err(error) => {
-                tracing::error!(unit, session, "session failed: {}", full_text(&error));
+                tracing::error!(unit, session, "session failed: {}", aos_logging::with_causes(&error));
                 Closed::Failed
             }
         };

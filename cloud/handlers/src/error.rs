@@ -65,14 +65,3 @@ impl FlowError {
         Self::Store(aos_cloud_store::StoreError::NotFound(what))
     }
 }
-
-/// An error with its causes, for the log.
-pub(crate) fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}

@@ -13,7 +13,7 @@ use aos_cloud_store::{Receipt, Received, StoreError, now_micros};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use crate::error::{FlowError, full_text};
+use crate::error::FlowError;
 use crate::flows::Flows;
 use crate::{blobs, lanes};
 
@@ -81,13 +81,13 @@ async fn serve(flows: &Flows, blobs: &Blobs, queue: mpsc::Receiver<Inbound>) {
         if let Err(error) = &outcome
             && error.is_of_the_message()
         {
-            outcome = flows.give_up(receipt, kind, full_text(error)).await.map(|_| vec![]);
+            outcome = flows.give_up(receipt, kind, aos_logging::with_causes(error)).await.map(|_| vec![]);
         }
         match outcome {
             Ok(answers) => finish.tell(Outcome::Done(answers)),
             Err(error) => {
                 let unit = origin.system_id.as_str();
-                tracing::error!(unit, "cannot handle {kind}: {}", full_text(&error));
+                tracing::error!(unit, "cannot handle {kind}: {}", aos_logging::with_causes(&error));
                 finish.tell(Outcome::Later(RETRY));
             }
         }

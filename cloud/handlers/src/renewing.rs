@@ -10,7 +10,7 @@ use std::time::Duration;
 use aos_cloud_fleet::renewal_pause;
 use aos_cloud_store::{AuditEntry, DueCertificate, now_micros};
 
-use crate::error::{FlowError, full_text};
+use crate::error::FlowError;
 use crate::flows::Flows;
 use crate::renewals::{Due, NewRenewal};
 
@@ -32,7 +32,7 @@ pub(crate) async fn run(flows: &Flows) {
     }
     loop {
         if let Err(error) = look(flows, percent).await {
-            tracing::error!("cannot look for certificates that end: {}", full_text(&error));
+            tracing::error!("cannot look for certificates that end: {}", aos_logging::with_causes(&error));
         }
         tokio::time::sleep(pause).await;
     }
@@ -59,7 +59,9 @@ async fn look(flows: &Flows, percent: u8) -> Result<(), FlowError> {
                 };
                 flows.store.audit(entry).await?;
             }
-            Err(error) => tracing::warn!(unit_id, "certificates end soon but: {}", full_text(&error)),
+            Err(error) => {
+                tracing::warn!(unit_id, "certificates end soon but: {}", aos_logging::with_causes(&error));
+            }
         }
     }
     flows.store.drop_recovery_tokens().await?;

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use aos_cloud_store::{Store, now_micros};
 
-use crate::error::full_text;
-
 /// Pause after the store failed.
 const RETRY: Duration = Duration::from_secs(30);
 /// The clock may be set: a far deadline is looked at again after this time.
@@ -23,7 +21,10 @@ pub(crate) async fn run(store: &Store) {
                 Duration::from_micros(micros).min(LONGEST)
             }
             Err(error) => {
-                tracing::error!("cannot look for flows whose time is over: {}", full_text(&error));
+                tracing::error!(
+                    "cannot look for flows whose time is over: {}",
+                    aos_logging::with_causes(&error)
+                );
                 RETRY
             }
         };

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use aos_logging::with_causes;
 use aos_status::{AosCode, ErrorInfo, NodeState};
 
 use crate::config::ConfigError;
@@ -165,26 +166,11 @@ impl Error {
 
     /// The error with its causes, for a peer.
     pub fn info(&self) -> ErrorInfo {
-        let message = chain(self);
+        let message = with_causes(self);
         match self {
             Self::Command { status, .. } => ErrorInfo::runtime(*status, message),
             Self::Spawn { source, .. } => ErrorInfo::runtime(source.raw_os_error().unwrap_or(0), message),
             _ => ErrorInfo::new(self.code(), message),
         }
     }
-}
-
-/// The error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    text
 }

@@ -82,7 +82,7 @@ impl Sources {
     async fn tokens(&self) -> Value {
         match tokio::time::timeout(TOKEN_WAIT, self.certs.health()).await {
             Ok(Ok(report)) => report,
-            Ok(Err(error)) => json!({ "error": crate::error::chain(&error) }),
+            Ok(Err(error)) => json!({ "error": aos_logging::with_causes(&error) }),
             Err(_) => json!({ "busy": true }),
         }
     }
@@ -116,7 +116,7 @@ pub async fn serve(dir: PathBuf, sources: Sources, stop: Shutdown) -> Result<(),
     tokio::select! {
         result = async { tokio::try_join!(status, tokens) } => {
             if let Err(error) = result {
-                tracing::warn!("going on without local status: {}", crate::error::chain(&error));
+                tracing::warn!("going on without local status: {}", aos_logging::with_causes(&error));
             }
             stop.wait().await;
         }

@@ -67,7 +67,10 @@ pub async fn follow(
                     shown = Some(newest);
                 }
                 Err(error) => {
-                    tracing::error!("servers keep their old certificate: {}", crate::error::chain(&error));
+                    tracing::error!(
+                        "servers keep their old certificate: {}",
+                        aos_logging::with_causes(&error)
+                    );
                     retry = Some(RETRY);
                 }
             }

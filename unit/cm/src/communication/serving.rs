@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use aos_cloud_protocol::is_enveloped;
+use aos_logging::with_causes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
@@ -14,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use super::Event;
 use super::connector::Socket;
 use super::mail::{Mail, Step};
-use super::task::{Task, chain};
+use super::task::Task;
 
 /// Time for a frame to leave.
 const SEND_TIME: Duration = Duration::from_secs(30);
@@ -42,7 +43,7 @@ enum Broken {
     Silent,
     #[error("the cloud takes no data")]
     Stuck,
-    #[error("{}", chain(.0))]
+    #[error("{}", with_causes(.0))]
     Socket(#[source] Box<WsError>),
 }
 
@@ -145,7 +146,7 @@ impl Task {
                 }
                 return Err(End::Lost(match error {
                     WsError::Capacity(error) => format!("{TOO_BIG}: {error}"),
-                    error => chain(&error),
+                    error => with_causes(&error),
                 }));
             }
             Some(Ok(Message::Binary(bytes))) => bytes,
@@ -163,7 +164,7 @@ impl Task {
             Some(opener) if is_enveloped(&bytes) => match opener.open(bytes).await {
                 Ok(plain) => bytes::Bytes::from(plain),
                 Err(error) => {
-                    tracing::error!("{}; the frame is dropped", chain(&error));
+                    tracing::error!("{}; the frame is dropped", with_causes(&error));
                     return Ok(mail.sealed());
                 }
             },

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use aos_backoff::random_fraction;
 use aos_ids::SystemId;
+use aos_logging::with_causes;
 use aos_supervise::Shutdown;
 use tokio::sync::{mpsc, watch};
 
@@ -32,20 +33,6 @@ pub struct Task {
     pub(super) opener: Option<Opener>,
     pub(super) log: Option<MessageLog>,
     pub(super) connector: Connector,
-}
-
-/// An error with all its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let part = inner.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 /// What an attempt led to.
@@ -98,7 +85,7 @@ impl Task {
                     self.after(&end, good, &mut pauses)
                 }
                 Attempt::Failed(error) => {
-                    let reason = chain(&error);
+                    let reason = with_causes(&error);
                     tracing::warn!("no link to the cloud: {reason}");
                     self.state.send_modify(|state| state.last_error = Some(reason));
                     match error {

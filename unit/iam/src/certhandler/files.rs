@@ -78,8 +78,10 @@ impl KeyFiles {
                 .map_err(|error| Error::InvalidArgument(format!("{}: {error}", path.display())))?;
             chain::parse(&der)
         });
-        read.inspect_err(|error| tracing::warn!("an unreadable certificate: {}", crate::error::chain(error)))
-            .ok()
+        read.inspect_err(|error| {
+            tracing::warn!("an unreadable certificate: {}", aos_logging::with_causes(error));
+        })
+        .ok()
     }
 
     pub(super) fn generate(&self, algorithm: Algorithm, id: &[u8]) -> Result<KeyPair, Error> {

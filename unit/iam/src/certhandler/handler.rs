@@ -54,12 +54,12 @@ impl Handler {
         for index in 0..handler.modules.len() {
             match handler.open_type(index) {
                 Err(error) if handler.troubles.contains_key(&index) => {
-                    tracing::error!("going on without a token: {}", crate::error::chain(&error));
+                    tracing::error!("going on without a token: {}", aos_logging::with_causes(&error));
                 }
                 Err(error) if forgiving => {
                     tracing::warn!(
                         "going on without a token until provisioning: {}",
-                        crate::error::chain(&error)
+                        aos_logging::with_causes(&error)
                     );
                 }
                 other => other?,
@@ -84,7 +84,7 @@ impl Handler {
         for index in self.troubles.keys().copied().collect::<Vec<_>>() {
             // Told at the begin; `aos iam token` tells it at any time.
             if let Err(error) = self.open_type(index) {
-                tracing::debug!("a token stays shut: {}", crate::error::chain(&error));
+                tracing::debug!("a token stays shut: {}", aos_logging::with_causes(&error));
             }
         }
     }
@@ -284,7 +284,7 @@ impl Handler {
                 Err(error) => tracing::warn!(
                     "an old certificate '{}' stays: {}",
                     record.cert_type,
-                    crate::error::chain(&error)
+                    aos_logging::with_causes(&error)
                 ),
             }
         }
@@ -340,7 +340,7 @@ impl Handler {
         let module = &mut self.modules[index];
         for id in std::mem::take(&mut module.orphans) {
             if let Err(error) = module.destroy(session, &id) {
-                tracing::warn!("left-over objects stay in the token: {}", crate::error::chain(&error));
+                tracing::warn!("left-over objects stay in the token: {}", aos_logging::with_causes(&error));
                 module.orphans.insert(id);
             }
         }
@@ -367,7 +367,7 @@ impl Handler {
     fn drop_key(&mut self, index: usize, session: &Session, id: &[u8]) {
         let dropped = self.modules[index].destroy(session, id).and_then(|()| self.forget(index, id));
         if let Err(error) = dropped {
-            tracing::warn!("a useless key stays until the next start: {}", crate::error::chain(&error));
+            tracing::warn!("a useless key stays until the next start: {}", aos_logging::with_causes(&error));
         }
     }
 

@@ -16,8 +16,8 @@ use super::files::KeyFiles;
 use super::module::{slot_choice, token_label};
 use super::pin::PinSource;
 use crate::config::CertModule;
-use crate::error::chain;
 use crate::{Error, config};
+use aos_logging::with_causes;
 
 const LOCKED: &str = "the token is locked; its owner has to unlock it or to set a new user PIN";
 
@@ -79,7 +79,7 @@ fn token(modules: &[&CertModule], waiting: Option<&Waiting>, certificates: &mut 
         "session": "not opened",
     });
     if let Err((error, hint)) = fill(&mut report, modules, waiting, certificates) {
-        report["error"] = json!(chain(&error));
+        report["error"] = json!(with_causes(&error));
         report["hint"] = json!(hint);
     }
     report
@@ -218,7 +218,7 @@ fn folder(modules: &[&CertModule], waiting: Option<&Waiting>, certificates: &mut
         let (keys, found) = match files.list() {
             Ok(listed) => listed,
             Err(failure) => {
-                error = Some(chain(&failure));
+                error = Some(with_causes(&failure));
                 continue;
             }
         };

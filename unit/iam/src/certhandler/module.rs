@@ -256,7 +256,7 @@ impl Module {
             match matches {
                 Ok(true) => return Ok(id.clone()),
                 Ok(false) => {}
-                Err(error) => tracing::warn!("{}", crate::error::chain(&error)),
+                Err(error) => tracing::warn!("{}", aos_logging::with_causes(&error)),
             }
         }
         Err(Error::NotFound(format!(

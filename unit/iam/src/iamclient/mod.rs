@@ -112,7 +112,7 @@ impl Task {
         let mut last_failure = String::new();
         for credentials in self.credentials.iter().cycle() {
             tokio::select! {
-                ended = self.link(credentials) => match ended.map_err(|end| crate::error::chain(&end)) {
+                ended = self.link(credentials) => match ended.map_err(|end| aos_logging::with_causes(&end)) {
                     Ok(()) => {
                         tracing::info!("link to the main node ended");
                         last_failure.clear();

@@ -47,7 +47,7 @@ pub(super) async fn carry_out(manager: &ProvisionManager, request: Request) -> A
         Request::GetCertTypesRequest(_) => {
             let types = manager.cert_types().await.unwrap_or_else(|error| {
                 // This answer has no room for an error.
-                tracing::error!("certificate types are not known: {}", crate::error::chain(&error));
+                tracing::error!("certificate types are not known: {}", aos_logging::with_causes(&error));
                 Vec::new()
             });
             Answer::CertTypesResponse(CertTypes { types })

@@ -230,7 +230,7 @@ async fn carry<D: Dialect>(
                         stream.answered(*answer).await;
                         continue;
                     }
-                    Err(error) => Err(Status::internal(crate::error::chain(&error))),
+                    Err(error) => Err(Status::internal(aos_logging::with_causes(&error))),
                 },
                 Ok(None) => return,
                 Err(status) => {
@@ -246,7 +246,7 @@ async fn carry<D: Dialect>(
                         continue;
                     }
                 },
-                Some(Err(end)) => Err(Status::internal(crate::error::chain(&end))),
+                Some(Err(end)) => Err(Status::internal(aos_logging::with_causes(&end))),
                 None => return,
             },
         };

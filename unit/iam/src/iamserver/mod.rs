@@ -93,7 +93,7 @@ impl Api {
 
 /// An error as peers expect it, whatever its kind.
 fn failed(error: &Error) -> Status {
-    Status::internal(crate::error::chain(error))
+    Status::internal(aos_logging::with_causes(error))
 }
 
 /// Serves until `api.stop`.
@@ -112,7 +112,7 @@ pub async fn serve(api: Api, side: Side, listener: Listener) -> Result<(), Error
             router.serve_with_incoming_shutdown(incoming.into_stream(), stop.wait()).await
         }
     };
-    served.map_err(|error| Error::Failed(format!("server ended: {}", crate::error::chain(&error))))
+    served.map_err(|error| Error::Failed(format!("server ended: {}", aos_logging::with_causes(&error))))
 }
 
 /// A service of one generation, with our bound on messages.

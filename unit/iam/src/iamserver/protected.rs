@@ -78,7 +78,10 @@ impl Protected {
             && let (Some(state), Some(nodes)) = (state, &self.api.nodes)
             && let Err(error) = nodes.set_state(node_id, state).await
         {
-            tracing::warn!("the new state of node {node_id} is not noted: {}", crate::error::chain(&error));
+            tracing::warn!(
+                "the new state of node {node_id} is not noted: {}",
+                aos_logging::with_causes(&error)
+            );
         }
         error_to_wire(error)
     }

@@ -211,5 +211,5 @@ impl IamPublicNodesService for Public {
 pub fn instance_of(
     wire: Option<aos_unit_api::common::v2::InstanceIdent>,
 ) -> Result<aos_ids::InstanceIdent, Status> {
-    instance(wire).map_err(|error| Status::internal(crate::error::chain(&error)))
+    instance(wire).map_err(|error| Status::internal(aos_logging::with_causes(&error)))
 }

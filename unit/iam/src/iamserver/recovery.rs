@@ -15,7 +15,7 @@ use crate::lifecycle::{Asked, Gate};
 pub struct Recovery(pub Gate);
 
 fn status(error: &Error) -> Status {
-    let text = crate::error::chain(error);
+    let text = aos_logging::with_causes(error);
     match error {
         Error::InvalidArgument(_) => Status::invalid_argument(text),
         Error::Refused(_) => Status::permission_denied(text),

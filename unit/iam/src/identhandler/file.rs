@@ -21,7 +21,7 @@ pub(super) fn read_all(params: &IdentifierParams) -> Result<Identity, Error> {
     let subjects = read("read the subjects from", &params.subjects_path)
         .and_then(|text| subjects(&text))
         .unwrap_or_else(|error| {
-            tracing::warn!("going on without subjects: {}", crate::error::chain(&error));
+            tracing::warn!("going on without subjects: {}", aos_logging::with_causes(&error));
             Vec::new()
         });
     Ok(Identity { system: SystemInfo { system_id, unit_model, version }, subjects })

@@ -85,7 +85,7 @@ async fn attend(mut stream: UnixStream, wanted: &mpsc::Sender<Wanted>) {
     }
     let line = match outcome.await {
         Ok(Ok(text)) => format!("ok: {text}\n"),
-        Ok(Err(error)) => format!("error: {}\n", crate::error::chain(&error)),
+        Ok(Err(error)) => format!("error: {}\n", aos_logging::with_causes(&error)),
         Err(_) => return,
     };
     let _ = stream.write_all(line.as_bytes()).await;

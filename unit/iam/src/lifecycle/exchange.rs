@@ -63,7 +63,7 @@ impl Exchange {
             && token.is_none()
             && let Err(error) = self.round(server, system_id, node, others, None, &mut outcome).await
         {
-            outcome.failures.push(crate::error::chain(&error));
+            outcome.failures.push(aos_logging::with_causes(&error));
         }
         Ok(outcome)
     }
@@ -219,5 +219,5 @@ fn refused(error: Option<aos_unit_api::common::v2::ErrorInfo>) -> Error {
 }
 
 fn told(cert_type: &str, node: &str, error: &Error) -> String {
-    format!("{cert_type} of {node}: {}", crate::error::chain(error))
+    format!("{cert_type} of {node}: {}", aos_logging::with_causes(error))
 }

@@ -24,7 +24,7 @@ impl FloorFile {
         let bytes = match aos_durable::read_bounded(&self.0, MAX_FILE) {
             Ok(bytes) => bytes.unwrap_or_default(),
             Err(error) => {
-                tracing::warn!("the stored floor of time is not read: {}", crate::error::chain(&error));
+                tracing::warn!("the stored floor of time is not read: {}", aos_logging::with_causes(&error));
                 return 0;
             }
         };

@@ -72,7 +72,7 @@ impl Gate {
     pub async fn certificates(&self, asked: Asked) -> Result<Certificates, Error> {
         let node = asked.node.clone();
         let requests = self.proved(asked).await.inspect_err(|error| {
-            tracing::warn!("node '{node}' asks for certificates but: {}", crate::error::chain(error));
+            tracing::warn!("node '{node}' asks for certificates but: {}", aos_logging::with_causes(error));
         })?;
         let (answer, result) = oneshot::channel();
         self.relays.try_send(Relay { requests, answer }).map_err(|error| match error {

@@ -39,7 +39,7 @@ async fn exchange(
     basis: TimeBasis,
 ) -> Result<hyper::body::Bytes, Error> {
     let failed = |doing: &str, why: &dyn std::error::Error| {
-        Error::Failed(format!("cannot {doing} {server}: {}", crate::error::chain(why)))
+        Error::Failed(format!("cannot {doing} {server}: {}", aos_logging::with_causes(why)))
     };
     let (host, local) = match server.host() {
         Some(Host::Domain(name)) => (name.to_owned(), name == "localhost"),

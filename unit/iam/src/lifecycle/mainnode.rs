@@ -85,7 +85,9 @@ impl MainNode {
                     csr,
                     proved_by: None,
                 }),
-                Err(error) => outcome.failures.push(format!("{cert_type}: {}", crate::error::chain(&error))),
+                Err(error) => {
+                    outcome.failures.push(format!("{cert_type}: {}", aos_logging::with_causes(&error)));
+                }
             }
         }
         if requests.is_empty() {
@@ -125,7 +127,7 @@ impl MainNode {
                     outcome.not_before = outcome.not_before.max(from);
                 }
                 Err(error) => {
-                    outcome.failures.push(format!("{}: {}", one.r#type, crate::error::chain(&error)));
+                    outcome.failures.push(format!("{}: {}", one.r#type, aos_logging::with_causes(&error)));
                 }
             }
             self.csrs.remove(&one.r#type);

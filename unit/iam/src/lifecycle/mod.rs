@@ -205,7 +205,7 @@ impl Lifecycle {
         let file = self.file.clone();
         let written = tokio::task::spawn_blocking(move || file.write(floor)).await;
         if let Ok(Err(error)) = written {
-            tracing::warn!("{}", crate::error::chain(&error));
+            tracing::warn!("{}", aos_logging::with_causes(&error));
             self.clock.not_saved();
         }
     }
@@ -247,7 +247,7 @@ impl Lifecycle {
                 tracing::warn!(
                     "the life of the certificate '{}' is not known: {}",
                     record.cert_type,
-                    crate::error::chain(&error)
+                    aos_logging::with_causes(&error)
                 );
                 return None;
             }
@@ -321,7 +321,7 @@ impl Lifecycle {
             Err(error) => {
                 let time = self.time();
                 let state = if self.keeper.is_expired(time) { "ended" } else { "due" };
-                tracing::warn!("certificates are {state} but: {}", crate::error::chain(&error));
+                tracing::warn!("certificates are {state} but: {}", aos_logging::with_causes(&error));
                 Event::Failed
             }
         };

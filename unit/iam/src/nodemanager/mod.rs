@@ -305,7 +305,7 @@ impl Task {
                         self.keep(keep).await?;
                     }
                     Err(error) => {
-                        tracing::warn!("a node is not taken: {}", crate::error::chain(&error));
+                        tracing::warn!("a node is not taken: {}", aos_logging::with_causes(&error));
                         if let Some(writer) = self.writers.remove(&id) {
                             let _ = writer.requests.try_send(Err(StreamEnd::Full));
                         }

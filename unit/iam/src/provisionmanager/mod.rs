@@ -141,7 +141,7 @@ impl Task {
             };
             match &result {
                 Ok(()) => tracing::info!("{name} done, node is {}", self.node.state()),
-                Err(error) => tracing::error!("{name} failed: {}", crate::error::chain(error)),
+                Err(error) => tracing::error!("{name} failed: {}", aos_logging::with_causes(error)),
             }
             let _ = job.answer.send(result);
         }

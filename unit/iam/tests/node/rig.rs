@@ -149,25 +149,17 @@ pub fn be_daemon() {
     let result = runtime.block_on(async {
         let args = Args { config: dir.join("iam.cfg"), provisioning: mode == "provisioning" };
         let shutdown = Shutdown::on_signals().unwrap();
-        let app = App::start(args, dir.join("run"), shutdown).await.map_err(|error| describe(&error))?;
+        let app = App::start(args, dir.join("run"), shutdown)
+            .await
+            .map_err(|error| aos_logging::with_causes(&error))?;
         let addresses = format!("{} {}", app.public_addr(), app.protected_addr());
         aos_durable::write_atomic(&dir.join("addresses"), addresses.as_bytes(), 0o600).unwrap();
-        app.run().await.map_err(|error| describe(&error))
+        app.run().await.map_err(|error| aos_logging::with_causes(&error))
     });
     if let Err(error) = result {
         std::fs::write(dir.join("error"), &error).unwrap();
         std::process::exit(1);
     }
-}
-
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 /// Waits for a condition.

@@ -125,7 +125,7 @@ impl Talk {
         match messages::read(Topic::Subjects, &said.value) {
             Ok(found) => self.learned(Topic::Subjects, &found),
             Err(error) => {
-                tracing::warn!("a notification is left out: {}", crate::error::chain(&error));
+                tracing::warn!("a notification is left out: {}", aos_logging::with_causes(&error));
                 Vec::new()
             }
         }
@@ -136,14 +136,14 @@ impl Talk {
         let mut actions = match &result {
             Ok(found) => self.learned(topic, found),
             Err(error) => {
-                tracing::warn!("{} is not known: {}", topic.path(), crate::error::chain(error));
+                tracing::warn!("{} is not known: {}", topic.path(), aos_logging::with_causes(error));
                 Vec::new()
             }
         };
         for (id, _) in self.waiting.extract_if(.., |(_, waiting)| *waiting == topic) {
             let answer = match &result {
                 Ok(found) => Ok(found.clone()),
-                Err(error) => Err(Error::Failed(crate::error::chain(error))),
+                Err(error) => Err(Error::Failed(aos_logging::with_causes(error))),
             };
             actions.push(Action::Answer(id, answer));
         }

@@ -146,7 +146,7 @@ impl Task {
         let mut last_failure = String::new();
         loop {
             let Some(end) = self.link(&stop).await else { return Ok(()) };
-            let reason = crate::error::chain(&end);
+            let reason = aos_logging::with_causes(&end);
             // An absent service is not worth a line every few seconds.
             if reason == last_failure {
                 tracing::debug!("no Vehicle Information Service: {reason}");

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 
-use super::Identity;
 use crate::runtimes::CgroupPaths;
+use crate::runtimes::home::Identity;
 
 /// Time that what was killed may take to be gone.
 pub const KILL_LIMIT: Duration = Duration::from_secs(30);

@@ -27,11 +27,11 @@ use std::time::Duration;
 use aos_keep::process;
 use aos_keep::protocol::{Log, Start};
 use futures_util::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cgroup::{CgroupPaths, Hierarchies};
 use super::data::Data;
+use super::home::{Home, Identity};
 use super::keeper::{Keeper, Known};
 use super::{Alive, Grace, Runtime, StartJob};
 use crate::Error;
@@ -52,17 +52,9 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 pub struct ContainerRuntime {
     config: ContainerConfig,
     node: NodeFigures,
-    keeper: Keeper,
-    hierarchies: Hierarchies,
+    home: Home,
     /// Number of the next command inside an instance.
     commands: AtomicU64,
-}
-
-/// A process, told from a later one with the same number.
-#[derive(Debug, Serialize, Deserialize, Clone, Copy)]
-pub(super) struct Identity {
-    pub pid: i32,
-    pub start_time: u64,
 }
 
 impl ContainerRuntime {
@@ -77,16 +69,19 @@ impl ContainerRuntime {
         if config.user_namespaces {
             bundle::open_way(&config.runtime_dir)?;
         }
-        let hierarchies = Hierarchies::find()?;
-        Ok(Self { config, node, keeper, hierarchies, commands: AtomicU64::new(0) })
-    }
-
-    fn bundle(&self, id: &str) -> PathBuf {
-        self.config.runtime_dir.join(id)
+        let home = Home {
+            bundles: config.runtime_dir.clone(),
+            logs: config.log_dir.clone(),
+            cgroup_parent: config.cgroup_parent.clone(),
+            stop_grace: config.stop_grace,
+            keeper,
+            hierarchies: Hierarchies::find()?,
+        };
+        Ok(Self { config, node, home, commands: AtomicU64::new(0) })
     }
 
     async fn try_start(&self, id: &str, job: &StartJob) -> Result<i32, Error> {
-        let folder = self.bundle(id);
+        let folder = self.home.bundle(id);
         self.make_bundle(id, &folder, job)?;
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let messages = folder.join("runtime.log");
@@ -97,10 +92,10 @@ impl ContainerRuntime {
         let log = Log { path: self.log_path(id), max_bytes: self.config.log_max_bytes };
         bundle::give_log(&log.path, job.info.uid, job.info.gid)?;
         let env = vec![PATH.to_owned()];
-        let started = self.keeper.start(Start { id: id.to_owned(), argv, pid_file, log, env }).await?;
+        let started = self.home.keeper.start(Start { id: id.to_owned(), argv, pid_file, log, env }).await?;
         match started {
             Ok((pid, start_time)) => {
-                bundle::write(&folder.join("process.json"), "a process", &Identity { pid, start_time })?;
+                self.home.note(id, Identity { pid, start_time })?;
                 Ok(pid)
             }
             Err(status) => Err(Error::Runtime {
@@ -138,7 +133,7 @@ impl ContainerRuntime {
             state: data.state.clone(),
             storage: data.storage.clone(),
             secret: secret.as_ref(),
-            cgroups_path: self.cgroups_path(id),
+            cgroups_path: self.home.cgroups_path(id),
             node: self.node,
             host_files: &shown,
             users: map.as_ref().map(|map| spec::Users { map, sysfs: &sysfs }),
@@ -157,10 +152,6 @@ impl ContainerRuntime {
         }
         rootfs::mount_overlay(&rootfs, &thin, &layers)?;
         base.map_or(Ok(()), |base| base.mount(&rootfs, &thin))
-    }
-
-    fn cgroups_path(&self, id: &str) -> String {
-        format!("{}/{id}", self.config.cgroup_parent)
     }
 
     fn seccomp(&self) -> Result<Option<Value>, Error> {
@@ -186,14 +177,8 @@ impl ContainerRuntime {
                 Err(error) => tracing::warn!("cannot remove {id} as usual: {}", error.info().message),
             }
         }
-        let folder = self.bundle(id);
-        let groups = self.cgroups(id);
-        let left = groups.all.iter().any(|group| group.exists());
-        if left {
-            on_thread(move || ending::kill_all(&groups).and_then(|()| ending::remove(&groups)))
-                .await?
-                .map_err(Error::system(format!("remove the cgroups of {id}")))?;
-        }
+        let folder = self.home.bundle(id);
+        self.home.remove_cgroups(id).await?;
         bundle::remove(&state)?;
         rootfs::unmount(&folder.join("rootfs"));
         rootfs::unmount(&folder.join("sys"));
@@ -203,7 +188,7 @@ impl ContainerRuntime {
     /// The process of a container that is meant to run: from our own note, or else from the OCI runtime, which
     /// knows it even when we died before writing the note.
     async fn identity(&self, id: &str) -> Option<Identity> {
-        if let Some(identity) = bundle::read(&self.bundle(id).join("process.json")) {
+        if let Some(identity) = self.home.noted(id) {
             return Some(identity);
         }
         if !self.config.state_root.join(id).exists() {
@@ -218,40 +203,21 @@ impl ContainerRuntime {
         (running && pid > 1).then_some(Identity { pid, start_time })
     }
 
-    async fn end(&self, id: &str, identity: Option<Identity>, grace: Duration) -> Result<(), Error> {
-        let groups = self.cgroups(id);
-        ending::end(identity, grace, groups)
-            .await
-            .map_err(Error::system(format!("end the processes of {id}")))
-    }
-
     async fn attach_one(&self, id: &str, wanted: bool, known: &Known) -> Result<Option<Alive>, Error> {
-        ending::thaw(&self.cgroups(id));
-        let folder = self.bundle(id);
-        let info: Option<InstanceInfo> = bundle::read(&folder.join("instance.json"));
-        let watched = known.watched.get(id).map(|w| Identity { pid: w.pid, start_time: w.start_time });
-        let identity = match watched {
+        let watched = self.home.wake(id, known);
+        let found = match watched {
             Some(identity) => Some(identity),
             None => self.identity(id).await,
         };
-        let running = identity.filter(|it| process::is_running(it.pid, it.start_time));
-        if let (true, Some(info), Some(it)) = (wanted, info, running) {
-            bundle::write(&folder.join("process.json"), "a process", &it)?;
-            if watched.is_some() || self.keeper.adopt(id.to_owned(), it.pid, it.start_time).await? {
-                tracing::info!("{} runs as process {}, taken up", info.ident, it.pid);
-                return Ok(Some(Alive { info, pid: it.pid }));
-            }
+        let alive = self.home.take_up(id, wanted, found, watched.is_some()).await?;
+        if alive.is_none() {
+            self.clean(id).await?;
         }
-        tracing::info!("removing what is left of container {id}");
-        if running.is_some() {
-            self.end(id, running, self.config.stop_grace).await?;
-        }
-        self.clean(id).await?;
-        Ok(None)
+        Ok(alive)
     }
 
     async fn try_exec(&self, id: &str, argv: &[String], limit: Duration) -> Result<i32, Error> {
-        let folder = self.bundle(id);
+        let folder = self.home.bundle(id);
         let spec: Option<Value> = bundle::read(&folder.join("config.json"));
         let mut process = spec
             .and_then(|mut spec| spec.get_mut("process").map(Value::take))
@@ -289,11 +255,6 @@ impl ContainerRuntime {
     }
 }
 
-/// Runs what blocks.
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Ended("a thread of the container runtime"))
-}
-
 impl Runtime for ContainerRuntime {
     fn start<'a>(&'a self, job: &'a StartJob) -> BoxFuture<'a, Result<i32, Error>> {
         Box::pin(async move {
@@ -311,14 +272,8 @@ impl Runtime for ContainerRuntime {
 
     fn stop<'a>(&'a self, id: &'a str, grace: Grace) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let identity = self.identity(id).await;
-            if identity.is_some() {
-                self.keeper.stopping(id).await;
-                let grace = match grace {
-                    Grace::Configured => self.config.stop_grace,
-                    Grace::Of(time) => time,
-                };
-                self.end(id, identity, grace).await?;
+            if let Some(identity) = self.identity(id).await {
+                self.home.stop(id, identity, grace).await?;
             }
             self.clean(id).await
         })
@@ -327,15 +282,9 @@ impl Runtime for ContainerRuntime {
     fn attach<'a>(&'a self, wanted: &'a BTreeSet<String>, known: &'a Known) -> BoxFuture<'a, Vec<Alive>> {
         Box::pin(async move {
             let mut alive = Vec::new();
-            let mut ids: BTreeSet<String> = known.watched.keys().cloned().collect();
-            for folder in [&self.config.runtime_dir, &self.config.state_root] {
-                let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-                ids.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()));
-            }
-            for id in ids.into_iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()) {
+            for id in self.home.present(known, Some(&self.config.state_root)) {
                 match self.attach_one(&id, wanted.contains(&id), known).await {
-                    Ok(Some(found)) => alive.push(found),
-                    Ok(None) => {}
+                    Ok(found) => alive.extend(found),
                     Err(error) => tracing::error!("cannot take up or remove {id}: {}", error.info().message),
                 }
             }
@@ -361,17 +310,14 @@ impl Runtime for ContainerRuntime {
     }
 
     fn cgroups(&self, id: &str) -> CgroupPaths {
-        self.hierarchies.paths(&self.cgroups_path(id))
+        self.home.cgroups(id)
     }
 
     fn log_path(&self, id: &str) -> PathBuf {
-        self.config.log_dir.join(format!("{id}.log"))
+        self.home.log_path(id)
     }
 
     fn remove_log(&self, id: &str) -> Result<(), Error> {
-        for path in aos_keep::files_of(&self.log_path(id)) {
-            aos_durable::remove_durably(&path)?;
-        }
-        Ok(())
+        self.home.remove_log(id)
     }
 }

@@ -22,8 +22,9 @@ use futures_util::future::BoxFuture;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::cgroup::{CgroupPaths, Hierarchies};
-use super::container::{Identity, NodeFigures, bundle, ending, rootfs};
+use super::container::{NodeFigures, bundle, rootfs};
 use super::data::Data;
+use super::home::{Home, Identity};
 use super::keeper::{Keeper, Known};
 use super::{Alive, Grace, Runtime, StartJob};
 use crate::Error;
@@ -34,10 +35,9 @@ use crate::instance::InstanceInfo;
 pub struct NativeRuntime {
     config: NativeConfig,
     node: NodeFigures,
-    keeper: Keeper,
+    home: Home,
     /// The program that knows `native`.
     program: PathBuf,
-    hierarchies: Hierarchies,
 }
 
 impl NativeRuntime {
@@ -67,15 +67,19 @@ impl NativeRuntime {
                 return Err(Error::invalid("folder of the native runtime", reason));
             }
         }
-        Ok(Self { config, node, keeper, program, hierarchies: Hierarchies::find()? })
-    }
-
-    fn bundle(&self, id: &str) -> PathBuf {
-        self.config.runtime_dir.join(id)
+        let home = Home {
+            bundles: config.runtime_dir.clone(),
+            logs: config.log_dir.clone(),
+            cgroup_parent: config.cgroup_parent.clone(),
+            stop_grace: config.stop_grace,
+            keeper,
+            hierarchies: Hierarchies::find()?,
+        };
+        Ok(Self { config, node, home, program })
     }
 
     async fn try_start(&self, id: &str, job: &StartJob) -> Result<i32, Error> {
-        let folder = self.bundle(id);
+        let folder = self.home.bundle(id);
         self.make_bundle(id, &folder, job)?;
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let pid_file = folder.join("pid");
@@ -88,10 +92,10 @@ impl NativeRuntime {
         ];
         let log = Log { path: self.log_path(id), max_bytes: self.config.log_max_bytes };
         let reason = pid_file.with_extension("error");
-        let started = self.keeper.start(Start { id: id.to_owned(), argv, pid_file, log, env: vec![] });
+        let started = self.home.keeper.start(Start { id: id.to_owned(), argv, pid_file, log, env: vec![] });
         match started.await? {
             Ok((pid, start_time)) => {
-                bundle::write(&folder.join("process.json"), "a process", &Identity { pid, start_time })?;
+                self.home.note(id, Identity { pid, start_time })?;
                 Ok(pid)
             }
             Err(status) => Err(Error::Runtime {
@@ -136,9 +140,8 @@ impl NativeRuntime {
     /// The process that is meant to run. The helper's own note counts when we died before writing ours, as
     /// long as that process is in the instance's cgroup.
     fn identity(&self, id: &str) -> Option<Identity> {
-        let folder = self.bundle(id);
-        bundle::read(&folder.join("process.json")).or_else(|| {
-            let pid: i32 = fs::read_to_string(folder.join("pid")).ok()?.trim().parse().ok()?;
+        self.home.noted(id).or_else(|| {
+            let pid: i32 = fs::read_to_string(self.home.bundle(id).join("pid")).ok()?.trim().parse().ok()?;
             let groups = self.cgroups(id);
             let is_member = |group: &PathBuf| {
                 let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
@@ -150,42 +153,20 @@ impl NativeRuntime {
     }
 
     async fn clean(&self, id: &str) -> Result<(), Error> {
-        let groups = self.cgroups(id);
-        if groups.all.iter().any(|group| group.exists()) {
-            let work = move || ending::kill_all(&groups).and_then(|()| ending::remove(&groups));
-            on_thread(work).await?.map_err(Error::system(format!("remove the cgroups of {id}")))?;
-        }
-        let folder = self.bundle(id);
+        self.home.remove_cgroups(id).await?;
+        let folder = self.home.bundle(id);
         rootfs::unmount(&folder.join("rootfs"));
         bundle::remove(&folder)
     }
 
-    async fn end(&self, id: &str, grace: Duration) -> Result<(), Error> {
-        let (identity, groups) = (self.identity(id), self.cgroups(id));
-        let ended = ending::end(identity, grace, groups).await;
-        ended.map_err(Error::system(format!("end the processes of {id}")))
-    }
-
     async fn attach_one(&self, id: &str, wanted: bool, known: &Known) -> Result<Option<Alive>, Error> {
-        ending::thaw(&self.cgroups(id));
-        let folder = self.bundle(id);
-        let info: Option<InstanceInfo> = bundle::read(&folder.join("instance.json"));
-        let watched = known.watched.get(id).map(|w| Identity { pid: w.pid, start_time: w.start_time });
-        let running = watched.or_else(|| self.identity(id));
-        let running = running.filter(|it| process::is_running(it.pid, it.start_time));
-        if let (true, Some(info), Some(it)) = (wanted, info, running) {
-            bundle::write(&folder.join("process.json"), "a process", &it)?;
-            if watched.is_some() || self.keeper.adopt(id.to_owned(), it.pid, it.start_time).await? {
-                tracing::info!("{} runs as process {}, taken up", info.ident, it.pid);
-                return Ok(Some(Alive { info, pid: it.pid }));
-            }
+        let watched = self.home.wake(id, known);
+        let found = watched.or_else(|| self.identity(id));
+        let alive = self.home.take_up(id, wanted, found, watched.is_some()).await?;
+        if alive.is_none() {
+            self.clean(id).await?;
         }
-        tracing::info!("removing what is left of process {id}");
-        if running.is_some() {
-            self.end(id, self.config.stop_grace).await?;
-        }
-        self.clean(id).await?;
-        Ok(None)
+        Ok(alive)
     }
 
     async fn try_exec(&self, id: &str, argv: &[String], limit: Duration) -> Result<i32, Error> {
@@ -194,7 +175,7 @@ impl NativeRuntime {
         };
         let failed = || Error::system(format!("run a command beside {id}"));
         let mut command = tokio::process::Command::new(&self.program);
-        command.args(["native", "exec"]).arg(self.bundle(id).join("order.json")).arg(pid.to_string());
+        command.args(["native", "exec"]).arg(self.home.bundle(id).join("order.json")).arg(pid.to_string());
         command.args(argv).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.kill_on_drop(true);
         let mut child = command.spawn().map_err(failed())?;
@@ -210,11 +191,6 @@ impl NativeRuntime {
         let status = status.map_err(failed())?;
         Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
     }
-}
-
-/// Runs what blocks.
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Ended("a thread of the native runtime"))
 }
 
 impl Runtime for NativeRuntime {
@@ -234,13 +210,8 @@ impl Runtime for NativeRuntime {
 
     fn stop<'a>(&'a self, id: &'a str, grace: Grace) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            if self.identity(id).is_some() {
-                self.keeper.stopping(id).await;
-                let grace = match grace {
-                    Grace::Configured => self.config.stop_grace,
-                    Grace::Of(time) => time,
-                };
-                self.end(id, grace).await?;
+            if let Some(identity) = self.identity(id) {
+                self.home.stop(id, identity, grace).await?;
             }
             self.clean(id).await
         })
@@ -248,11 +219,8 @@ impl Runtime for NativeRuntime {
 
     fn attach<'a>(&'a self, wanted: &'a BTreeSet<String>, known: &'a Known) -> BoxFuture<'a, Vec<Alive>> {
         Box::pin(async move {
-            let mut ids: BTreeSet<String> = known.watched.keys().cloned().collect();
-            let entries = fs::read_dir(&self.config.runtime_dir).into_iter().flatten().flatten();
-            ids.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()));
             let mut alive = Vec::new();
-            for id in ids.into_iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()) {
+            for id in self.home.present(known, None) {
                 match self.attach_one(&id, wanted.contains(&id), known).await {
                     Ok(found) => alive.extend(found),
                     Err(error) => tracing::error!("cannot take up or remove {id}: {}", error.info().message),
@@ -280,17 +248,14 @@ impl Runtime for NativeRuntime {
     }
 
     fn cgroups(&self, id: &str) -> CgroupPaths {
-        self.hierarchies.paths(&format!("{}/{id}", self.config.cgroup_parent))
+        self.home.cgroups(id)
     }
 
     fn log_path(&self, id: &str) -> PathBuf {
-        self.config.log_dir.join(format!("{id}.log"))
+        self.home.log_path(id)
     }
 
     fn remove_log(&self, id: &str) -> Result<(), Error> {
-        for path in aos_keep::files_of(&self.log_path(id)) {
-            aos_durable::remove_durably(&path)?;
-        }
-        Ok(())
+        self.home.remove_log(id)
     }
 }

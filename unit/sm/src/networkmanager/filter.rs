@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 
+use super::conntrack::{Connection, sweep};
 use super::counters::{self, Meter};
 use super::firewall::{self, Guard};
 use super::netlink::{Message, Received, Socket};
@@ -40,6 +41,10 @@ impl Filter {
         let mut filter =
             Self { socket: Socket::netfilter()?, instances: BTreeMap::new(), networks: BTreeMap::new() };
         filter.rebuild(known, system)?;
+        // Whoever was here before may have ended between a change of the rules and its consequences.
+        let stopped = known.iter().filter(|one| !filter.instances.contains_key(one.id()));
+        let stopped = stopped.map(|one| one.guard.address).collect();
+        filter.forget_connections(stopped);
         if reset {
             filter.reset()?;
         }
@@ -169,9 +174,10 @@ impl Filter {
             }
             if batch.is_empty() || self.socket.transaction(batch.finish()).is_ok() {
                 results.extend(part.iter().map(|_| Ok(())));
+                self.forget_refused(part, &before.0);
                 continue;
             }
-            (self.instances, self.networks) = before;
+            (self.instances, self.networks) = before.clone();
             let repaired = self.repair();
             for one in part {
                 let result = match &repaired {
@@ -180,8 +186,32 @@ impl Filter {
                 };
                 results.push(result);
             }
+            self.forget_refused(part, &before.0);
         }
         results
+    }
+
+    /// After a change of `changed`: the connections that what was there `before` let through and nothing does now.
+    fn forget_refused(&mut self, changed: &[Socketed], before: &BTreeMap<String, (Guard, Meter)>) {
+        let old = |one: &Socketed| before.get(one.id()).map(|(guard, _)| guard);
+        if changed.iter().any(|one| old(one).is_some_and(|guard| one.guard.is_narrower(guard))) {
+            let left = changed.iter().filter_map(old).map(|guard| guard.address);
+            self.forget_connections(left.collect());
+        }
+    }
+
+    /// Forgets the connections of addresses that have no instance now, and all between instances that may not go
+    /// on. What cannot be forgotten is told: the rules hold for all connections that begin.
+    fn forget_connections(&mut self, mut addresses: BTreeSet<Ipv4Addr>) {
+        let guards: BTreeMap<Ipv4Addr, &Guard> =
+            self.instances.values().map(|(guard, _)| (guard.address, guard)).collect();
+        addresses.retain(|address| !guards.contains_key(address));
+        let is_over = |one: &Connection| one.is_of(&addresses) || !firewall::may_go_on(&guards, &one.asked);
+        match sweep(&mut self.socket, is_over) {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!("{count} connections that are not allowed any more have ended"),
+            Err(error) => tracing::warn!("connections that are not allowed any more go on: {error}"),
+        }
     }
 
     fn add_one(&mut self, one: &Socketed, carried: &BTreeMap<String, Counters>) -> io::Result<()> {
@@ -220,8 +250,10 @@ impl Filter {
     /// Removes everything of instances and of networks nobody uses any more.
     pub fn remove(&mut self, ids: &[String], idle: &[Net]) -> io::Result<()> {
         let mut batch = Batch::default();
+        let mut left = BTreeSet::new();
         for id in ids {
             if let Some((guard, meter)) = self.instances.remove(id) {
+                left.insert(guard.address);
                 batch.extend(firewall::disconnect(guard.address));
                 batch.extend(firewall::forget_chains(id));
                 batch.extend(counters::end(&meter));
@@ -232,10 +264,15 @@ impl Filter {
                 batch.extend(firewall::forget_network(&net.bridge, gateway));
             }
         }
-        if batch.is_empty() || self.socket.transaction(batch.finish()).is_ok() {
-            return Ok(());
+        let removed = if batch.is_empty() || self.socket.transaction(batch.finish()).is_ok() {
+            Ok(())
+        } else {
+            self.repair()
+        };
+        if !left.is_empty() {
+            self.forget_connections(left);
         }
-        self.repair()
+        removed
     }
 
     /// The bytes of this period.

@@ -18,10 +18,13 @@
 //! The table outlives this program: while it is away, running instances keep their rules and unknown addresses
 //! have none. Rules of others in `forward` and `postrouting` stay where they are.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use super::conntrack::Way;
 use super::nft::{
     Batch, CT_INVALID, CT_KNOWN, End, FoundRule, Hook, Key, Value, Verdict, link_and_address_key, link_key,
+    prefix_mask,
 };
 use super::rules::{Flow, Ports};
 
@@ -57,6 +60,38 @@ pub struct Guard {
     pub exposed: Vec<Ports>,
     /// What it may reach in other networks.
     pub allowed: Vec<Flow>,
+}
+
+impl Guard {
+    fn has_in_network(&self, address: Ipv4Addr) -> bool {
+        let (network, prefix) = self.subnet;
+        (u32::from(address) ^ u32::from(network)) & prefix_mask(prefix) == 0
+    }
+
+    /// True when this guard refuses something that the earlier one let through.
+    pub fn is_narrower(&self, earlier: &Self) -> bool {
+        let place = |guard: &Self| (guard.address, guard.subnet, guard.bridge.clone());
+        place(self) != place(earlier)
+            || earlier.exposed.iter().any(|ports| !self.exposed.contains(ports))
+            || earlier.allowed.iter().any(|flow| !self.allowed.contains(flow))
+    }
+}
+
+/// False for connections between instances of different networks that these guards would not let begin. What has
+/// to do with the outside or with this machine itself may always go on: nobody takes that away while an instance
+/// runs.
+pub fn may_go_on(guards: &BTreeMap<Ipv4Addr, &Guard>, way: &Way) -> bool {
+    let Way { from, to, protocol, port } = *way;
+    let fits = |ports: &Ports| port.is_some_and(|port| ports.contain(protocol, port));
+    let source = guards.get(&from).is_none_or(|source| {
+        source.has_in_network(to)
+            || source.allowed.iter().any(|flow| flow.target == to && fits(&flow.ports))
+            || !guards.values().any(|other| other.has_in_network(to))
+    });
+    let target = guards.get(&to).is_none_or(|target| {
+        target.has_in_network(from) || target.exposed.iter().any(fits) || !guards.contains_key(&from)
+    });
+    source && target
 }
 
 fn target_chain(id: &str) -> String {
@@ -221,4 +256,64 @@ pub fn forget_chains(id: &str) -> Batch {
 pub fn forget_chain(batch: &mut Batch, chain: &str) {
     batch.flush(TABLE, chain);
     batch.remove_chain(TABLE, chain);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules::Protocol;
+    use super::*;
+
+    fn guard(network: u8, host: u8, exposed: &[Ports], allowed: &[Flow]) -> Guard {
+        Guard {
+            id: format!("{network}-{host}"),
+            address: Ipv4Addr::new(172, network, 0, host),
+            subnet: (Ipv4Addr::new(172, network, 0, 0), 16),
+            bridge: format!("br-{network}"),
+            exposed: exposed.to_vec(),
+            allowed: allowed.to_vec(),
+        }
+    }
+
+    const WEB: Ports = Ports { first: 80, last: 90, protocol: Protocol::Tcp };
+    const SERVER: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 2);
+
+    // What the rules in the kernel let begin may go on, whoever else comes or goes.
+    #[test]
+    fn a_connection_goes_on_as_long_as_both_ends_would_let_it_begin() {
+        let flow = |first, last| Flow { target: SERVER, ports: Ports { first, last, ..WEB } };
+        let judge = |client: &Guard, server: &Guard, (from, to, port): (Ipv4Addr, Ipv4Addr, u16)| {
+            let guards = [client, server].map(|guard| (guard.address, guard));
+            may_go_on(&guards.into(), &Way { from, to, protocol: 6, port: Some(port) })
+        };
+        let open = guard(18, 2, &[WEB], &[]);
+        let client = |allowed: &[Flow]| guard(17, 2, &[], allowed);
+        let own = client(&[]).address;
+        let to_server = (own, SERVER, 85);
+        assert!(judge(&client(&[flow(85, 85)]), &open, to_server));
+        assert!(!judge(&client(&[flow(86, 90)]), &open, to_server), "not allowed any more");
+        assert!(!judge(&client(&[flow(85, 85)]), &guard(18, 2, &[], &[]), to_server), "not exposed any more");
+        assert!(!judge(&client(&[]), &open, (own, Ipv4Addr::new(172, 18, 9, 9), 85)), "its network is ours");
+        let (outside, gateway) = (Ipv4Addr::new(203, 0, 113, 2), Ipv4Addr::new(172, 17, 0, 1));
+        for way in [
+            (own, Ipv4Addr::new(172, 17, 0, 3), 1),
+            (own, outside, 443),
+            (outside, SERVER, 85),
+            (gateway, own, 9999),
+            (outside, gateway, 22),
+        ] {
+            assert!(judge(&client(&[]), &open, way), "{way:?}");
+        }
+        let echo = Way { from: own, to: SERVER, protocol: 1, port: None };
+        let friend = client(&[flow(85, 85)]);
+        let guards = [&friend, &open].map(|guard| (guard.address, guard));
+        assert!(!may_go_on(&guards.into(), &echo));
+    }
+
+    #[test]
+    fn less_is_narrower_and_more_is_not() {
+        let flow = Flow { target: SERVER, ports: WEB };
+        let (less, more) = (guard(17, 2, &[], &[]), guard(17, 2, &[WEB], &[flow]));
+        assert!(less.is_narrower(&more) && !more.is_narrower(&less) && !more.is_narrower(&more));
+        assert!(guard(17, 3, &[WEB], &[flow]).is_narrower(&more), "another address");
+    }
 }

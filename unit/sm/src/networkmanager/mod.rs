@@ -9,6 +9,7 @@
 //! network ends at this node. Upload speed is bounded inside the instance's namespace, which holds for
 //! instances without the right to change their network.
 
+mod conntrack;
 mod counters;
 mod dns;
 mod filter;
@@ -37,6 +38,7 @@ use crate::Error;
 use crate::database::Database;
 use crate::instance::InstanceInfo;
 use crate::smclient::CmCalls;
+pub use conntrack::connections;
 pub use dns::Dns;
 use task::{Order, Task};
 

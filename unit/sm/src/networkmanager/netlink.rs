@@ -108,6 +108,12 @@ impl Message {
         self
     }
 
+    /// What has been written.
+    #[cfg(test)]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Asks for an answer to this message.
     pub fn acknowledged(mut self) -> Self {
         if let Some(low) = self.0.get_mut(6) {

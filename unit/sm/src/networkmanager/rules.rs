@@ -61,6 +61,11 @@ impl Ports {
         (first != 0 && first <= last).then_some(Self { first, last, protocol })
     }
 
+    /// True for one of these ports of this protocol, by number.
+    pub fn contain(&self, protocol: u8, port: u16) -> bool {
+        self.protocol.number() == protocol && (self.first..=self.last).contains(&port)
+    }
+
     /// An exposed port: `port[-last][/protocol]`.
     pub fn exposed(text: &str) -> Result<Self, Error> {
         let (ports, protocol) = text.split_once('/').unwrap_or((text, ""));

@@ -30,9 +30,10 @@ use crate::native::{
     native_services_survive_and_leave_nothing_behind,
 };
 use crate::networks::{
-    a_filter_that_was_emptied_is_filled_again, an_impossible_rule_fails_its_instance_alone,
+    a_filter_that_was_emptied_is_filled_again, a_withdrawn_rule_ends_what_it_let_begin,
+    an_address_that_changes_hands_brings_no_connections_along, an_impossible_rule_fails_its_instance_alone,
     bandwidth_is_bounded_both_ways, no_packet_is_lost_while_the_manager_restarts,
-    public_traffic_is_counted_bounded_and_kept, rules_that_come_later_are_appended_once,
+    public_traffic_is_counted_bounded_and_kept, public_uploads_are_bounded_by_themselves, rules_that_come_later_are_appended_once,
     the_destination_and_the_source_must_both_allow_a_connection, the_last_stop_leaves_no_network,
     the_order_of_starts_means_nothing_to_the_firewall,
 };
@@ -149,6 +150,9 @@ pub const ELSEWHERE: &[(&str, Test)] = &[
 pub fn find(name: &str) -> Option<&'static (&'static str, Test)> {
     ALL.iter().chain(ELSEWHERE).find(|(known, _)| *known == name)
 }
+    public_uploads_are_bounded_by_themselves,
+    a_withdrawn_rule_ends_what_it_let_begin,
+    an_address_that_changes_hands_brings_no_connections_along,
 
 pub fn with_tmp() -> serde_json::Value {
     json!({"created": "2026-01-01T00:00:00Z", "quotas": {"tmpLimit": 1_048_576}})

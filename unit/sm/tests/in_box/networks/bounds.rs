@@ -7,10 +7,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use aos_unit_api::servicemanager::v5 as wire;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{CLOSED, OPEN, OUTSIDE, PATIENCE, Space};
-use super::{end, image, launch, lay_uplink, rule, run, start};
+use super::{end, image, lay_uplink, rule, run, start};
 use crate::cm::wait_for;
 use crate::image::wish;
 use crate::sm::Sm;
@@ -82,7 +82,7 @@ pub async fn the_last_stop_leaves_no_network() {
 }
 
 /// Bytes that arrive at `to` when `from` sends for as long as it takes, and how long that was.
-fn transfer(from: &Space, to: &Space, ip: &str, bytes: usize) -> Duration {
+pub(super) fn transfer(from: &Space, to: &Space, ip: &str, bytes: usize) -> Duration {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let receiver = to.run(move || {
         let listener = TcpListener::bind("0.0.0.0:6000").unwrap();
@@ -128,117 +128,6 @@ pub async fn bandwidth_is_bounded_both_ways() {
     assert!(up > Duration::from_millis(1700), "500 kB at 250 kB/s took {up:?}");
     let down = transfer(&peer, &bounded, &bounded_ip, 250_000);
     assert!(down > Duration::from_millis(1700), "250 kB at 125 kB/s took {down:?}");
-}
-
-fn counted(direction: &str, id: &str) -> u64 {
-    let text = run(&format!("nft list counter inet aos-traffic {direction}_{id}"));
-    let (_, bytes) = text.split_once("bytes ").unwrap();
-    bytes.split_whitespace().next().unwrap().parse().unwrap()
-}
-
-/// Reads `bytes` from a server outside; false when they do not come.
-fn download(space: &Space, bytes: usize) -> bool {
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    let server = Space::outside().run(move || {
-        let listener = TcpListener::bind("0.0.0.0:6001").unwrap();
-        ready.send(listener.try_clone().unwrap()).unwrap();
-        listener.set_nonblocking(false).unwrap();
-        let Ok((mut stream, _)) = listener.accept() else { return };
-        stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
-        let _ = stream.write_all(&vec![7; bytes]);
-    });
-    let listener: TcpListener = is_ready.recv().unwrap();
-    let client = space.run(move || {
-        let to: SocketAddr = format!("{OUTSIDE}:6001").parse().unwrap();
-        let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_secs(2)) else { return 0 };
-        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        let mut total = 0;
-        let mut buffer = [0; 4096];
-        while let Ok(length) = stream.read(&mut buffer) {
-            if length == 0 {
-                break;
-            }
-            total += length;
-        }
-        total
-    });
-    let total = end(client);
-    // Nobody may have come: let the server end.
-    nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&listener), nix::sys::socket::Shutdown::Both)
-        .unwrap();
-    end(server);
-    total >= bytes
-}
-
-fn set_day_back(sm: &Sm) {
-    let database = rusqlite::Connection::open(sm.folder.path().join("work/sm.db")).unwrap();
-    let text: Vec<u8> =
-        database.query_row("SELECT value FROM facts WHERE name = 'traffic'", [], |row| row.get(0)).unwrap();
-    let mut ledger: Value = serde_json::from_slice(&text).unwrap();
-    ledger["day"] = json!(ledger["day"].as_u64().unwrap() - 1);
-    let text = serde_json::to_vec(&ledger).unwrap();
-    database.execute("UPDATE facts SET value = ?1 WHERE name = 'traffic'", [text]).unwrap();
-}
-
-// SM-06: private peers are not counted, the value survives restarts, the limit drops, a new day starts at zero and
-// lets through again.
-// REL-28
-pub async fn public_traffic_is_counted_bounded_and_kept() {
-    lay_uplink();
-    let mut sm = Sm::start("crun").await;
-    let bounded = image(&sm, &[], &json!({"downloadLimit": 400_000}));
-    let free = image(&sm, &[], &json!({}));
-    let (space, ip) = start(&sm, 0, &bounded).await;
-    let (peer, peer_ip) = start(&sm, 1, &free).await;
-    let id = sm.instance(0).await["id"].as_str().unwrap().to_owned();
-    transfer(&peer, &space, &ip, 300_000);
-    transfer(&space, &peer, &peer_ip, 300_000);
-    assert_eq!((counted("in", &id), counted("out", &id)), (0, 0), "private peers do not count");
-    assert!(download(&space, 250_000));
-    let first = counted("in", &id);
-    assert!((250_000..330_000).contains(&first), "{first}");
-    assert!((1..100_000).contains(&counted("out", &id)));
-
-    // The value survives: a death, then a stop of the instance, then the loss of the kernel's tables.
-    sm.kill();
-    launch(&mut sm).await;
-    sm.cm.wait_state(0, "active").await;
-    assert_eq!(counted("in", &id), first);
-    sm.cm.update(vec![], vec![1]).await;
-    wait_for("the end of the other", || (sm.cm.count("ReleaseInstanceNetwork") == 1).then_some(())).await;
-    let changed = wire::InstanceInfo {
-        owner_id: "one".into(),
-        env_vars: vec![wire::EnvVarInfo { name: "A".into(), value: "B".into() }],
-        ..wish(0, "1.0.0", &bounded, &sm.runtime)
-    };
-    sm.cm.update(vec![changed], vec![]).await;
-    let starts = || async { sm.instance(0).await["starts"].as_u64() == Some(2) };
-    let deadline = Instant::now() + PATIENCE * 2;
-    while !(starts().await && sm.instance(0).await["state"] == "active") {
-        assert!(Instant::now() < deadline, "no second start");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(counted("in", &id), first);
-
-    // Too much is stopped while it happens, in this direction only.
-    assert!(!download(&space, 300_000));
-    let full = counted("in", &id);
-    // Packets are dropped whole, and the kernel makes them up to 64 KiB long.
-    assert!((330_000..=400_000).contains(&full), "{full}");
-    assert!(!download(&space, 10));
-    assert!(transfer(&Space::here(), &space, &ip, 1000) < PATIENCE, "private peers go on");
-    sm.kill();
-    launch(&mut sm).await;
-    sm.cm.wait_state(0, "active").await;
-    assert!(!download(&space, 10));
-
-    // Another day.
-    sm.kill();
-    set_day_back(&sm);
-    launch(&mut sm).await;
-    let reset = || (counted("in", &id) < 1000).then_some(());
-    wait_for("the new day", reset).await;
-    assert!(download(&space, 100_000));
 }
 
 // A port nobody can mean fails the start and says why; others start.

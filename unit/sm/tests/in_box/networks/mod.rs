@@ -5,7 +5,9 @@
 //! made was stopped and not just refused.
 
 mod bounds;
+mod flows;
 mod reach;
+mod traffic;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -24,7 +26,9 @@ use crate::image::{Image, base_layer, wish};
 use crate::sm::Sm;
 
 pub use bounds::*;
+pub use flows::*;
 pub use reach::*;
+pub use traffic::*;
 
 pub(super) const SLEEP: &str = "exec /bin/busybox sleep 100000";
 /// A connection that is allowed is made in this time.
@@ -135,7 +139,7 @@ pub fn run(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-pub(super) fn lay_uplink() {
+pub fn lay_uplink() {
     run("ip netns add outside
         ip link add up0 type veth peer name eth0 netns outside
         ip addr add 203.0.113.1/24 dev up0

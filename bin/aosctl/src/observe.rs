@@ -58,10 +58,18 @@ fn lines(page: &Value) -> Vec<Vec<String>> {
 }
 
 fn source(alert: &Value) -> String {
-    let parts = ["/node/codename", "/coreComponent", "/item/id", "/instance", "/digest"];
+    let of = ["/node/codename", "/coreComponent"].map(|part| text(alert, part));
     let found: Vec<String> =
-        parts.iter().map(|part| text(alert, part)).filter(|text| !text.is_empty()).collect();
+        of.into_iter().chain([item(alert), text(alert, "/digest")]).filter(|text| !text.is_empty()).collect();
     found.join(" ")
+}
+
+/// The item that something is about, and the number of its instance where there is one.
+fn item(about: &Value) -> String {
+    let name = Some(text(about, "/item/codename")).filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| text(about, "/item/id"));
+    let number = text(about, "/instance");
+    if name.is_empty() || number.is_empty() { name } else { format!("{name}:{number}") }
 }
 
 fn message(alert: &Value) -> String {
@@ -91,10 +99,7 @@ pub async fn monitoring(cloud: &Cloud, unit: &str, out: &Output) -> Result<()> {
     for entry in elements(&page) {
         let data = &entry["monitoring"];
         let nodes = elements(&data["nodes"]).iter().map(|node| (text(node, "/node/codename"), node));
-        let instances = elements(&data["instances"]).iter().map(|instance| {
-            let name = format!("{}:{}", text(instance, "/item/id"), text(instance, "/instance"));
-            (name, instance)
-        });
+        let instances = elements(&data["instances"]).iter().map(|instance| (item(instance), instance));
         for (name, source) in nodes.chain(instances) {
             let Some(sample) = elements(&source["items"]).last() else { continue };
             newest.retain(|(known, _)| *known != name);
@@ -140,6 +145,22 @@ mod tests {
             ),
         ] {
             assert_eq!(message(&alert), expected);
+        }
+    }
+
+    #[test]
+    fn sources_are_told_by_the_names_people_know() {
+        for (alert, expected) in [
+            (
+                json!({"node": {"codename": "main"}, "item": {"id": "1-2", "codename": "web"}, "instance": 0}),
+                "main web:0",
+            ),
+            (json!({"item": {"id": "1-2"}, "instance": 3}), "1-2:3"),
+            (json!({"item": {"id": "1-2", "codename": "web"}}), "web"),
+            (json!({"coreComponent": "SM"}), "SM"),
+            (json!({"digest": "sha256:ab"}), "sha256:ab"),
+        ] {
+            assert_eq!(source(&alert), expected);
         }
     }
 }

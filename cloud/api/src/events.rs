@@ -72,12 +72,38 @@ async fn list(
             break rows;
         }
     };
-    let shown = found.iter().map(|row| {
+    let mut bodies: Vec<Value> =
+        found.iter().map(|row| serde_json::from_str(&row.body).unwrap_or_default()).collect();
+    let ids = bodies.iter_mut().flat_map(items).filter_map(|item| item["id"].as_str().map(str::to_owned));
+    let names = api.store.item_names(ids.collect()).await?;
+    for item in bodies.iter_mut().flat_map(items) {
+        let known = item["id"].as_str().and_then(|id| names.get(id));
+        if let (Some((codename, _)), Value::Object(item)) = (known, item) {
+            item.entry("codename").or_insert_with(|| codename.as_str().into());
+        }
+    }
+    let shown = found.iter().zip(bodies).map(|(row, body)| {
         let mut entry = Map::new();
         entry.insert("id".to_owned(), json!(row.id));
         entry.insert("received_at".to_owned(), view::time(row.at));
-        entry.insert(member.to_owned(), serde_json::from_str(&row.body).unwrap_or_default());
+        entry.insert(member.to_owned(), body);
         Value::Object(entry)
     });
     Ok(Json(view::whole_list(shown)))
+}
+
+/// The items that an alert or a sample is about. Units know them by id only.
+fn items(body: &mut Value) -> Vec<&mut Value> {
+    let Value::Object(body) = body else { return Vec::new() };
+    let mut found = Vec::new();
+    for (key, value) in body {
+        match (key.as_str(), value) {
+            ("item", item @ Value::Object(_)) => found.push(item),
+            ("instances", Value::Array(instances)) => {
+                found.extend(instances.iter_mut().filter_map(|instance| instance.get_mut("item")));
+            }
+            _ => {}
+        }
+    }
+    found
 }

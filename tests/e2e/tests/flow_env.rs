@@ -12,6 +12,7 @@ fn has(text: &str, line: &str) -> bool {
 }
 
 // REL-15
+// CLO-33
 #[test]
 fn variables_reach_the_instance_and_end_in_time() {
     let mut scene = Scene::online("e2e-env");
@@ -71,6 +72,7 @@ fn variables_reach_the_instance_and_end_in_time() {
 /// With the switch on, messages go in envelopes that only the Unit's offline key opens: a Unit that is not set
 /// up for them refuses them, and gets them once it is.
 // REL-15
+// CLO-34
 #[test]
 fn variables_reach_the_instance_in_a_sealed_message() {
     let mut scene = Scene::online("e2e-sealed");

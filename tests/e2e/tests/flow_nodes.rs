@@ -133,6 +133,7 @@ fn second_node(scene: &mut Scene) {
 }
 
 // REL-15
+// CLO-17
 #[test]
 fn nodes_are_paused_resumed_provisioned_and_deprovisioned_over_the_cloud() {
     let mut scene = Scene::online("e2e-nodes");

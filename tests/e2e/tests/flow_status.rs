@@ -23,6 +23,7 @@ fn reports(scene: &Scene, delta: bool, state: &str) -> usize {
 
 // REL-15
 // PRO-02, PRO-118
+// CM-23
 #[test]
 fn status_is_full_on_connect_then_deltas_and_full_again_after_a_cut() {
     let mut scene = Scene::online("e2e-status");

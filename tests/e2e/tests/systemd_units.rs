@@ -112,14 +112,41 @@ fn the_shipped_units_bring_a_unit_up_and_keep_its_services() {
     };
     wait_for_or_last("the page", LIMIT, page).unwrap();
 
-    // The daemons come and go, the service stays: restarted in order, killed, and the whole target.
+    // As the shipped configuration has it: a user namespace of its own, in which nobody is root of the host.
     let service = machine.sh("pgrep -f '[h]ttpd -f -p 8080'").unwrap();
+    let pid = service.trim();
+    let space = |pid: &str| machine.sh(&format!("readlink /proc/{pid}/ns/user")).unwrap();
+    assert_ne!(space(pid), space("1"));
+    let map = machine
+        .sh(&format!(
+            "cat /proc/{pid}/uid_map; grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' /proc/{pid}/status"
+        ))
+        .unwrap();
+    let roots = map.lines().filter(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.len() == 3 && words[1] == "0"
+    });
+    assert_eq!(roots.count(), 0, "root of the host is in it: {map}");
+    for line in ["CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(map.contains(line), "no '{line}' in {map}");
+    }
+    assert!(!map.contains("Uid:\t0"), "{map}");
+    let storage = "findmnt -rno TARGET | grep -c '^/var/aos/storages/' || true";
+    assert_eq!(machine.sh(storage).unwrap().trim(), "1", "its storage has a file system of its own");
+
+    // The daemons come and go, the service stays: restarted in order, killed, and the whole target.
     let keeper = main_pid(&machine, "aos-keep");
-    for step in ["systemctl restart aos-sm", "systemctl kill -s KILL aos-cm", "systemctl restart aos.target"]
-    {
+    for step in [
+        "systemctl restart aos-sm",
+        "systemctl restart aos-cm",
+        "systemctl restart aos-iam",
+        "systemctl kill -s KILL aos-cm",
+        "systemctl restart aos.target",
+    ] {
         machine.sh(step).unwrap();
         expect_states(&machine, "active active inactive active active");
         assert_eq!(machine.sh("pgrep -f '[h]ttpd -f -p 8080'").unwrap(), service, "after {step}");
+        wait_for_or_last("the page", LIMIT, page).unwrap();
     }
     assert_eq!(main_pid(&machine, "aos-keep"), keeper);
     // The keeper, too, in order and killed: it stays a unit, and the manager starts none of its own.

@@ -1,23 +1,24 @@
-//! A secondary node of a Unit: a box of its own with an Identity and Access Manager that knows the main node's.
+//! A secondary node of a Unit: a box of its own with an Identity and Access Manager that knows the main node's,
+//! and on demand a Service Manager.
 //!
-//! It runs the build for secondary nodes. Its Service Manager is not started: what a node needs to join a Unit
-//! and to be provisioned is in its IAM.
+//! It runs the build for secondary nodes.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::binaries;
 use crate::boxes::NodeBox;
-use crate::error::{Result, Tried};
+use crate::error::{Error, Result, Tried};
 use crate::link::Link;
 use crate::process::Process;
 use crate::site::Site;
 use crate::unit::Unit;
-use crate::unit_config::{self, IAM_PROTECTED, IAM_PUBLIC, Places};
+use crate::unit_config::{self, CM, FILES, IAM_PROTECTED, IAM_PUBLIC, Places};
 
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -27,8 +28,11 @@ pub struct Secondary {
     node_id: String,
     places: Places,
     process: Option<Process>,
-    /// To the main node's IAM: a box's loopback leads to the host's, that into the main node's box.
+    sm: Option<Process>,
+    /// To the main node: a box's loopback leads to the host's, that into the main node's box.
     _links: Vec<Link>,
+    /// The last part of the way to the main node's blobs.
+    files: Link,
     node: NodeBox,
 }
 
@@ -45,9 +49,62 @@ impl Secondary {
             links.push(inward);
             Ok(format!("localhost:{}", address.port()))
         };
-        let (public, protected) = (way(IAM_PUBLIC)?, way(IAM_PROTECTED)?);
-        write_files(&places, unit, node_id, &public, &protected)?;
-        Ok(Self { node_id: node_id.to_owned(), places, process: None, _links: links, node })
+        let (public, protected, cm) = (way(IAM_PUBLIC)?, way(IAM_PROTECTED)?, way(CM)?);
+        // The main node tells this port in the addresses of blobs.
+        let inward = Link::inward(unit.node(), SocketAddr::from(([127, 0, 0, 1], FILES)))?;
+        let files = Link::outward_to(&node, FILES, inward.address())?;
+        links.push(inward);
+        write_files(&places, unit, node_id, &public, &protected, &cm)?;
+        // What lies on the main node's disk is not there on this one.
+        let hidden = unit.dir().join("cm");
+        let output = node.command("mount")?.args(["-t", "tmpfs", "tmpfs"]).arg(&hidden).output();
+        let output = output.tried(|| "cannot run mount".to_owned())?;
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Error::Unexpected(format!("cannot hide {}: {reason}", hidden.display())));
+        }
+        let node_id = node_id.to_owned();
+        Ok(Self { node_id, places, process: None, sm: None, _links: links, files, node })
+    }
+
+    /// Its box.
+    pub fn node(&self) -> &NodeBox {
+        &self.node
+    }
+
+    /// The way to the main node's blobs.
+    pub fn files(&self) -> &Link {
+        &self.files
+    }
+
+    /// Log file of its Service Manager.
+    pub fn sm_log(&self) -> PathBuf {
+        self.places.path("log/sm.log")
+    }
+
+    /// Starts its Service Manager, whose one runtime has the type `edge`.
+    pub fn start_sm(&mut self) -> Result<()> {
+        let mut command = self.node.command(binaries::find("aos-secondary")?)?;
+        command
+            .env("SOFTHSM2_CONF", self.places.path("softhsm2.conf"))
+            .env("AOS_RUN_DIR", self.places.path("run"))
+            .env_remove("NOTIFY_SOCKET")
+            .args(["sm", "-c"])
+            .arg(self.places.path("sm.cfg"));
+        self.sm = Some(Process::start("sm of a secondary node", command, &self.sm_log())?);
+        Ok(())
+    }
+
+    /// The instances that its Service Manager knows.
+    pub fn instances(&self) -> Result<Vec<Value>> {
+        let output = Command::new(binaries::find("aos")?)
+            .args(["status", "--json", "--run-dir"])
+            .arg(self.places.path("run"))
+            .output()
+            .tried(|| "cannot run aos status".to_owned())?;
+        let document: Value = serde_json::from_slice(&output.stdout)
+            .map_err(|source| Error::Json { what: "aos status".to_owned(), source })?;
+        Ok(document.pointer("/sm/instances").and_then(Value::as_array).cloned().unwrap_or_default())
     }
 
     /// Its id.
@@ -78,16 +135,26 @@ impl Secondary {
 
     /// Stops it in order.
     pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut sm) = self.sm.take() {
+            sm.stop(STOP_LIMIT)?;
+        }
         self.process.take().map_or(Ok(()), |mut process| process.stop(STOP_LIMIT).map(drop))
     }
 
     /// Fails when it has ended.
     pub fn check_running(&mut self) -> Result<()> {
-        self.process.as_mut().map_or(Ok(()), Process::check_running)
+        [&mut self.process, &mut self.sm].into_iter().flatten().try_for_each(Process::check_running)
     }
 }
 
-fn write_files(places: &Places, unit: &Unit, node_id: &str, public: &str, protected: &str) -> Result<()> {
+fn write_files(
+    places: &Places,
+    unit: &Unit,
+    node_id: &str,
+    public: &str,
+    protected: &str,
+    cm: &str,
+) -> Result<()> {
     for dir in ["tokens", "iam", "sm", "storages", "states", "migration", "run", "log"] {
         let dir = places.path(dir);
         fs::create_dir_all(&dir).tried(|| format!("cannot make {}", dir.display()))?;
@@ -108,5 +175,10 @@ fn write_files(places: &Places, unit: &Unit, node_id: &str, public: &str, protec
     if let Some(modules) = config["certModules"].as_array_mut() {
         modules.retain(|module| module["id"] == "iam" || module["id"] == "sm");
     }
-    write(&places.path("iam.cfg"), &format!("{config:#}\n"))
+    write(&places.path("iam.cfg"), &format!("{config:#}\n"))?;
+    let mut config = unit_config::sm(places);
+    config["cmServerURL"] = json!(cm);
+    config["runtimes"][0]["type"] = json!("edge");
+    write(&places.path("resources.cfg"), "[]")?;
+    write(&places.path("sm.cfg"), &format!("{config:#}\n"))
 }

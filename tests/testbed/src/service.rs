@@ -1,6 +1,7 @@
 //! The small HTTP service that demo and tests deploy: one static program and one page.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -19,13 +20,21 @@ const PROGRAM: &str = "/bin/busybox";
 const START: &str = "trap 'exit 0' TERM\ntrap \"echo 'something is wrong'; exit 4\" USR1\n\
     echo \"service starts with LEVEL=${LEVEL:-none}\"\n\
     /bin/busybox httpd -f -p 8080 -h / &\nwait $!\n";
+/// Shows a page of another service. The static program's `wget` needs libraries, its `nc` does not.
+const FETCH: &str = "host=${QUERY_STRING%%:*} rest=${QUERY_STRING#*:}\n\
+    printf 'GET /%s HTTP/1.0\\r\\n\\r\\n' \"${rest#*/}\" | /bin/busybox nc -w 5 $host ${rest%%/*} 2>&1";
 /// Handles, each a script of the web server: name and what it does with the text of the question.
-const HANDLES: [(&str, &str); 5] = [
+const HANDLES: [(&str, &str); 7] = [
     ("say", "echo \"$QUERY_STRING\" >&2"),
     ("env", "/bin/busybox env"),
     ("crash", "(/bin/busybox sleep 0.2; kill -s USR1 1) >/dev/null 2>&1 &"),
     ("state", "printf '%s' \"$QUERY_STRING\" >/state.dat"),
     ("storage", "printf '%s' \"$QUERY_STRING\" >/storage/note"),
+    ("fetch", FETCH),
+    (
+        "fill",
+        "/bin/busybox dd if=/dev/zero of=\"${QUERY_STRING%:*}\" bs=1k count=\"${QUERY_STRING#*:}\" 2>&1 && echo written",
+    ),
 ];
 
 /// A version of the service, ready to be published.
@@ -70,7 +79,8 @@ impl HttpService {
 
     /// Makes the root file system of a service with state and storage that can be worked from outside:
     /// `/cgi-bin/say?TEXT` logs a line, `/cgi-bin/env` shows its environment, `/cgi-bin/crash` ends it with code 4, `/cgi-bin/state?TEXT` and
-    /// `/cgi-bin/storage?TEXT` write; `/state.dat` and `/storage/note` are what it sees of them.
+    /// `/cgi-bin/storage?TEXT` write; `/state.dat` and `/storage/note` are what it sees of them;
+    /// `/cgi-bin/fetch?HOST:PORT/PATH` shows a page of another one, `/cgi-bin/fill?FILE:KIB` writes so many zeros.
     pub fn with_handles(dir: &Path, codename: &str) -> Result<Self> {
         let mut service = Self::new(dir, codename, "handles")?;
         let folder = service.root.join("cgi-bin");
@@ -104,10 +114,35 @@ impl HttpService {
         &self.codename
     }
 
+    /// The item configuration.
+    pub fn item_config(&self) -> Result<serde_json::Value> {
+        let what = || format!("cannot read {}", self.config.display());
+        let text = fs::read_to_string(&self.config).tried(what)?;
+        serde_json::from_str(&text).map_err(|source| Error::Json { what: what(), source })
+    }
+
+    /// Replaces the script that a service with handles starts with, and starts it as its image lies, wherever
+    /// that is.
+    pub fn set_start(&mut self, script: &str) -> Result<()> {
+        self.command = format!("{PROGRAM} sh bin/start");
+        let path = self.root.join("bin/start");
+        fs::write(&path, script).tried(|| format!("cannot write {}", path.display()))
+    }
+
     /// Replaces an item configuration value, for tests of limits and policies.
     pub fn set_config(&self, document: &serde_json::Value) -> Result<()> {
         fs::write(&self.config, document.to_string())
             .tried(|| "cannot write the item configuration".to_owned())
+    }
+
+    /// Puts so many bytes that cannot be compressed beside the page.
+    pub fn fill(&self, bytes: usize) -> Result<()> {
+        let file = self.root.join("www/filling");
+        let mut random = fs::File::open("/dev/urandom")
+            .map(|source| source.take(bytes as u64))
+            .tried(|| "cannot open /dev/urandom".to_owned())?;
+        let mut target = fs::File::create(&file).tried(|| format!("cannot make {}", file.display()))?;
+        std::io::copy(&mut random, &mut target).tried(|| format!("cannot write {}", file.display())).map(drop)
     }
 
     /// The arguments of `aosctl` that publish it as `version`.

@@ -12,6 +12,8 @@ pub const IAM_PROTECTED: u16 = 8089;
 pub const IAM_PUBLIC: u16 = 8090;
 /// Communication Manager.
 pub const CM: u16 = 8093;
+/// Its server of blobs for other nodes.
+pub const FILES: u16 = 8094;
 
 const SOFTHSM: [&str; 2] = ["/usr/lib/softhsm/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so"];
 
@@ -111,7 +113,7 @@ pub fn cm(places: &Places, discovery: &str) -> Value {
         "iamPublicServerUrl": format!("localhost:{IAM_PUBLIC}"),
         "iamProtectedServerUrl": format!("localhost:{IAM_PROTECTED}"),
         "cmServerUrl": format!(":{CM}"),
-        "fileServerUrl": "localhost:8094",
+        "fileServerUrl": format!("localhost:{FILES}"),
         "dnsStoragePath": places.text("dns"),
         "unitStatusSendTimeout": "200ms",
         "imageManager": {"installPath": places.text("cm/install"), "downloadPath": places.text("cm/download")},

@@ -4,6 +4,7 @@ pub mod gateway;
 pub mod iam;
 pub mod install;
 pub mod linkdown;
+pub mod neighbour;
 pub mod protocol;
 mod rows;
 pub mod services;
@@ -17,10 +18,11 @@ use crate::Result;
 pub type Group = (&'static str, fn(&mut Rows) -> Result<()>);
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 7] = [
+pub const GROUPS: [Group; 8] = [
     ("protocol", protocol::run),
     ("unit", unit::run),
     ("services", services::run),
+    ("neighbour", neighbour::run),
     ("install", install::run),
     ("iam", iam::run),
     ("linkdown", linkdown::run),

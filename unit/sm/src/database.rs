@@ -420,4 +420,30 @@ mod tests {
         assert_eq!(starts.len(), 10, "{starts:?}");
         assert!(starts.values().all(|&count| count == 10));
     }
+
+    // SM-12: what the first version of this program left is taken up, and lacks nothing afterwards.
+    #[tokio::test]
+    async fn a_database_of_the_first_version_is_brought_up_to_date() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sm.db");
+        let item = ItemRow {
+            item: "i".into(),
+            version: "1.0.0".into(),
+            manifest: Digest::from_sha256([7; 32]),
+            removed_at: None,
+        };
+        {
+            let database = Database::open(&path).unwrap();
+            database.change_instances(vec![info(0)], vec![]).await.unwrap();
+            database.put_item(item.clone()).await.unwrap();
+        }
+        let old = rusqlite::Connection::open(&path).unwrap();
+        old.execute_batch("DROP TABLE ready; PRAGMA user_version = 1;").unwrap();
+        drop(old);
+        let database = Database::open(&path).unwrap();
+        assert_eq!(database.instances().await.unwrap(), [info(0)]);
+        assert_eq!(database.items().await.unwrap(), [item]);
+        database.set_ready("x".into(), 5).await.unwrap();
+        assert_eq!(database.ready().await.unwrap().get("x"), Some(&5));
+    }
 }

@@ -226,6 +226,11 @@ impl Error {
         Self::Invalid { what: what.into(), reason: reason.into() }
     }
 
+    /// True when the peer does not know such a call: it is older than we are.
+    pub fn is_unknown_call(&self) -> bool {
+        matches!(self, Self::Call { source, .. } if source.code() == tonic::Code::Unimplemented)
+    }
+
     /// True when the same request may succeed once the Communication Manager or the keeper is there again.
     pub(crate) fn is_passing(&self) -> bool {
         match self {

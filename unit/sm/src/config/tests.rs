@@ -56,7 +56,7 @@ fn what_is_wrong_is_named() {
 
 const BASE: &str = r#""workingDir":"/w","iamPublicServerURL":"a:1","cmServerURL":"b:2","runtimes""#;
 
-// SM-23
+// SM-23, DIS-17
 #[test]
 fn several_runtimes_keep_out_of_each_others_way() {
     let config = parse(&format!(

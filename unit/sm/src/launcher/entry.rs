@@ -205,13 +205,17 @@ impl Entry {
 
 /// How an end is told to peers.
 pub fn error_of(ended: Ended) -> ErrorInfo {
-    let memory = if ended.out_of_memory { ": it was out of memory" } else { "" };
+    let why = match ended {
+        Ended { out_of_memory: true, .. } => ": it was out of memory",
+        Ended { out_of_processes: true, .. } => ": it had reached its limit of processes",
+        _ => "",
+    };
     match ended {
         Ended { code: Some(code), .. } => {
-            ErrorInfo::runtime(code, format!("the service ended with status {code}{memory}"))
+            ErrorInfo::runtime(code, format!("the service ended with status {code}{why}"))
         }
         Ended { signal: Some(signal), .. } => {
-            ErrorInfo::runtime(128 + signal, format!("the service was ended by signal {signal}{memory}"))
+            ErrorInfo::runtime(128 + signal, format!("the service was ended by signal {signal}{why}"))
         }
         _ => ErrorInfo::new(AosCode::Runtime, "the service ended, its status is not known"),
     }

@@ -52,6 +52,8 @@ pub struct Ended {
     pub signal: Option<i32>,
     /// The kernel killed one of its processes for want of memory.
     pub out_of_memory: bool,
+    /// It has had as many processes as it may have.
+    pub out_of_processes: bool,
 }
 
 /// A stored instance as it was found at start.

@@ -198,13 +198,13 @@ impl Launcher {
     fn on_exit(&self, exit: Exit) -> Event {
         let Exit { id, pid, code, signal, .. } = exit;
         let killed = signal == Some(nix::libc::SIGKILL) || code == Some(KILLED);
-        let out_of_memory = killed
-            && self.core.runtime_of(&id, pid).is_some_and(|runtime| {
-                let runtime = self.workshop.runtime(runtime);
-                let kills = runtime.ok().and_then(|it| crate::monitoring::oom_kills(&it.cgroups(&id)));
-                kills.is_some_and(|count| count > 0)
-            });
-        Event::Exited { id, pid, ended: Ended { code, signal, out_of_memory } }
+        let runtime = self.core.runtime_of(&id, pid).and_then(|name| self.workshop.runtime(name).ok());
+        let groups = runtime.map(|runtime| runtime.cgroups(&id)).unwrap_or_default();
+        let kills = || crate::monitoring::oom_kills(&groups).is_some_and(|count| count > 0);
+        let out_of_memory = killed && kills();
+        // One that ended well did without.
+        let out_of_processes = code != Some(0) && crate::monitoring::reached_processes(&groups);
+        Event::Exited { id, pid, ended: Ended { code, signal, out_of_memory, out_of_processes } }
     }
 
     /// The event of an order that is through; none when its second half follows.

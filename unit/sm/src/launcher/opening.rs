@@ -159,7 +159,7 @@ impl Present {
             if let Err(error) = keeper.acknowledge(id.clone(), exit.pid).await {
                 tracing::warn!("the end of {id} is not acknowledged: {}", error.info().message);
             }
-            let ended = Ended { code: exit.code, signal: exit.signal, out_of_memory: false };
+            let ended = Ended { code: exit.code, signal: exit.signal, ..Ended::default() };
             self.missed.insert(id.clone(), ended);
         }
     }

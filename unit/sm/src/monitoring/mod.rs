@@ -7,6 +7,7 @@
 //! instances.
 
 mod book;
+mod limits;
 mod readers;
 mod rules;
 mod sample;
@@ -30,10 +31,12 @@ use crate::nodeconfig::NodeConfigFile;
 use crate::resourcemanager::quotas::Quotas;
 use crate::smclient::Outgoing;
 use book::{Book, Subject};
+use limits::Limits;
 use readers::{InstanceReader, NodeReader};
 use rules::Totals;
 use sample::Sample;
 
+pub use limits::reached_processes;
 pub use readers::oom_kills;
 
 /// Most partitions told; peers have room for no more.
@@ -139,6 +142,7 @@ struct Task {
     /// Readers of running instances, each with the process it was opened for.
     readers: BTreeMap<String, (Option<i32>, InstanceReader)>,
     watched: Arc<Vec<Watched>>,
+    limits: Limits,
     /// Instances and partitions whose failure has been told.
     noted: BTreeSet<String>,
 }
@@ -162,6 +166,7 @@ impl Task {
             threads: readers::threads(),
             readers: BTreeMap::new(),
             watched: Arc::default(),
+            limits: Limits::default(),
             noted: BTreeSet::new(),
         };
         task.take_rules();
@@ -206,6 +211,7 @@ impl Task {
     }
 
     async fn poll(&mut self) {
+        self.limits.look(Instant::now(), &self.watched, &self.links.alerts);
         let (node, instances) = self.read().await;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = prost_types::Timestamp {

@@ -159,7 +159,7 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// `name value` on a line of its own.
-fn field(text: &str, name: &str) -> Option<u64> {
+pub fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     number(line)
 }

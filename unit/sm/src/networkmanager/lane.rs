@@ -8,14 +8,13 @@ use std::collections::VecDeque;
 use aos_ids::InstanceIdent;
 use aos_unit_api::servicemanager::v5 as wire;
 use tokio::task::JoinSet;
-use tonic::Streaming;
 
 use super::{InstanceNetwork, NodeNetwork, Wishes, names};
 use crate::Error;
 use crate::smclient::CmCalls;
 
 /// Rule lists CM sends.
-pub type Updates = Streaming<wire::InstanceNetworkUpdateNotification>;
+pub use crate::smclient::NetworkUpdates as Updates;
 
 /// One call, or a few that belong together.
 #[derive(Debug)]
@@ -163,7 +162,7 @@ async fn synchronise(
     state: Vec<wire::InstanceNetworkStateInfo>,
 ) -> Result<Option<Updates>, Error> {
     let updates = match cm.network_updates(node).await {
-        Err(Error::Call { source, .. }) if source.code() == tonic::Code::Unimplemented => None,
+        Err(error) if error.is_unknown_call() => None,
         other => Some(other?),
     };
     cm.sync_networks(node, state).await?;

@@ -18,6 +18,9 @@ use wire::sm_service_client::SmServiceClient;
 use crate::Error;
 use crate::networkmanager::{InstanceNetwork, NodeNetwork, Wishes};
 
+/// Rule lists CM sends.
+pub type NetworkUpdates = tonic::Streaming<wire::InstanceNetworkUpdateNotification>;
+
 const CALL_TIME: Duration = Duration::from_secs(15);
 
 /// Calls to CM on whatever connection there is.
@@ -114,10 +117,7 @@ impl CmCalls {
     }
 
     /// The stream of new firewall rules for instances of this node.
-    pub async fn network_updates(
-        &self,
-        node: &str,
-    ) -> Result<tonic::Streaming<wire::InstanceNetworkUpdateNotification>, Error> {
+    pub async fn network_updates(&self, node: &str) -> Result<NetworkUpdates, Error> {
         let call = "SubscribeInstanceNetworkUpdates";
         let mut client = NetworkServiceClient::new(self.channel(call)?);
         let request = wire::SubscribeInstanceNetworkUpdatesRequest { node_id: node.to_owned() };

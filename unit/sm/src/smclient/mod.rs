@@ -35,7 +35,7 @@ use crate::monitoring::Monitoring;
 use crate::networkmanager::NetworkManager;
 use crate::nodeconfig::NodeConfigFile;
 
-pub use calls::CmCalls;
+pub use calls::{CmCalls, NetworkUpdates};
 use outbox::Outbox;
 use talk::Talk;
 
@@ -151,7 +151,8 @@ impl SmClient {
                     None => None,
                 };
                 let roots = aos_tls::roots_from_pem_file(ca_cert).map_err(tls)?;
-                let config = aos_tls::client_config(roots, key, aos_tls::HostCheck::ChainOnly).map_err(tls)?;
+                let config =
+                    aos_tls::client_config(roots, key, aos_tls::HostCheck::ChainOnly).map_err(tls)?;
                 Ok((aos_tls::grpc_channel(url, &config).map_err(tls)?, certificate))
             }
         }
@@ -275,5 +276,41 @@ mod tests {
         assert_eq!(sent_after, Duration::from_millis(600), "a sender has waited");
         let kept = std::iter::from_fn(|| outbox.pop()).count();
         assert_eq!(kept, 65, "64 answers and the word about those that are lost");
+    }
+
+    /// Source files of this crate but tests, each with what it says.
+    fn sources(folder: &std::path::Path, found: &mut Vec<(String, String)>) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            let name = path.to_str().unwrap().to_owned();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if !name.contains("tests") && path.extension().is_some_and(|kind| kind == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((name, text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()));
+            }
+        }
+    }
+
+    // SM-71, SM-81: only this module speaks with CM and only `iamclient` with IAM; of the others none names a gRPC
+    // client, and nobody names the service of the proxy.
+    #[test]
+    fn nobody_else_knows_of_grpc() {
+        let mut found = Vec::new();
+        sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+        let speaks = |text: &str| text.contains("tonic::") || text.contains("_client::");
+        let mut speakers: Vec<&str> =
+            found.iter().filter(|(_, text)| speaks(text)).map(|(name, _)| name.as_str()).collect();
+        speakers.retain(|name| !name.contains("/smclient/"));
+        speakers.sort_unstable();
+        // What went wrong with a call is kept in the error.
+        let [error, iam] = speakers.as_slice() else { panic!("{speakers:?}") };
+        assert!(error.ends_with("src/error.rs") && iam.ends_with("src/iamclient.rs"), "{speakers:?}");
+        let clients = |text: &str| text.matches("_service_client::").count();
+        let cm: usize =
+            found.iter().filter(|(name, _)| name.contains("/smclient/")).map(|(_, t)| clients(t)).sum();
+        assert!(cm >= 2, "the search finds what it looks for");
+        let proxy = found.iter().find(|(_, text)| text.to_ascii_lowercase().contains("proxyservice"));
+        assert_eq!(proxy.map(|(name, _)| name), None);
     }
 }

@@ -25,6 +25,9 @@ fn a_crash_is_reported_with_its_code_and_restarted_until_the_burst_is_used_up() 
     }
     bench.on(Event::Stopped(one.ident.clone(), Ok(())));
     assert_eq!(bench.status(&one).error.unwrap().exit_code, 3, "the reason is still told");
+    let told: Vec<InstanceState> = bench.reported().into_iter().map(|(state, _)| state).collect();
+    let round = [InstanceState::Activating, InstanceState::Active, InstanceState::Failed];
+    assert_eq!(told, round.repeat(3), "each start and each end is told, also the last");
     assert_eq!(bench.core.next_deadline(), None, "given up");
     assert_eq!(orders(&bench.want_one(&one)), ["prepare", "report"], "asking again is another try");
 }
@@ -118,4 +121,65 @@ fn a_stop_that_fails_is_told_and_tried_again() {
     assert_eq!(orders(&bench.tick()).first(), Some(&"stop"));
     let actions = bench.on(Event::Stopped(one.ident, Ok(())));
     assert_eq!(orders(&actions).first(), Some(&"prepare"));
+}
+
+// The pause of the item, not one of ours, however often it ends; much later it is started again all the same.
+#[test]
+fn the_pause_before_a_restart_is_the_items_own() {
+    let mut bench = Bench::new();
+    let one = info(0, "1.0.0");
+    let run = RunParameters {
+        start_interval: Duration::from_mins(1),
+        start_burst: 3,
+        restart_interval: Duration::from_secs(47),
+    };
+    let facts = Facts { run, ..Facts::default() };
+    bench.want_one(&one);
+    for pid in 1..20 {
+        bench.on(Event::Prepared(Box::new(one.clone()), Ok(facts.clone())));
+        bench.on(Event::Started(Box::new(one.clone()), Ok(pid)));
+        assert_eq!(bench.state(&one), InstanceState::Active);
+        bench.exit(&one, pid, 1);
+        assert_eq!(bench.core.next_deadline(), Some(bench.now + Duration::from_secs(47)));
+        bench.now += Duration::from_secs(46);
+        assert!(!orders(&bench.on(Event::Tick)).contains(&"prepare"), "too early");
+        bench.now += Duration::from_secs(1);
+        assert!(
+            orders(&bench.on(Event::Tick)).contains(&"prepare"),
+            "two starts within a minute are allowed"
+        );
+    }
+}
+
+// SM-48: a cold boot begins with the most important.
+#[test]
+fn a_cold_boot_begins_with_the_most_important() {
+    let now = Instant::now();
+    let mut core = Core::new(["r".to_owned()].into(), Some(now));
+    let found = [1, 3, 0, 2].map(|instance| Found {
+        info: info(instance, "1.0.0"),
+        running: None,
+        ready: false,
+        missed: None,
+        facts: None,
+    });
+    let actions = core.on(now, Event::Begin(found.to_vec()));
+    let order: Vec<u64> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Prepare(info) => Some(info.priority),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, [3, 2, 1, 0]);
+}
+
+#[test]
+fn an_end_is_told_with_what_the_kernel_knows_of_it() {
+    let told = |ended: Ended| error_of(ended).message;
+    let code = Ended { code: Some(2), ..Ended::default() };
+    assert_eq!(told(code), "the service ended with status 2");
+    assert!(told(Ended { out_of_processes: true, ..code }).ends_with("its limit of processes"));
+    let killed = Ended { signal: Some(9), out_of_memory: true, out_of_processes: true, ..Ended::default() };
+    assert!(told(killed).ends_with("signal 9: it was out of memory"));
 }

@@ -22,7 +22,7 @@ fn an_instance_is_active_when_it_is_ready_and_restarted_when_it_does_not_live() 
     assert_eq!(orders(&actions), ["stop", "report"]);
     let status = bench.status(&one);
     assert_eq!(status.state, InstanceState::Failed);
-    assert!(status.error.unwrap().message.contains("connection refused"));
+    assert!(status.error.unwrap().message.contains("HTTP status 503"));
     bench.exit(&one, 7, 143);
     bench.on(Event::Stopped(one.ident.clone(), Ok(())));
     assert_eq!(bench.state(&one), InstanceState::Failed, "until the pause is over");

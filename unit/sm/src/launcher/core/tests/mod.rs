@@ -16,6 +16,7 @@ use aos_status::{AosCode, ErrorInfo, InstanceState};
 use super::*;
 use crate::launcher::events::{Ended, Facts, Failure};
 use crate::launcher::health::{ProbeError, Question};
+use crate::launcher::restart::RunParameters;
 
 fn info(instance: u64, version: &str) -> InstanceInfo {
     let ident = InstanceIdent::service(ItemId::new("item").unwrap(), SubjectId::new("s").unwrap(), instance);

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+use tower::util::MapRequestLayer;
 use wire::network_service_server::{NetworkService, NetworkServiceServer};
 use wire::sm_incoming_messages::SmIncomingMessage as ToSm;
 use wire::sm_outgoing_messages::SmOutgoingMessage as FromSm;
@@ -44,6 +45,8 @@ struct State {
     held: BTreeSet<String>,
     /// Names in the certificates of those who opened streams; empty for who showed none.
     peers: Vec<String>,
+    /// Paths of all requests, as they are on the wire.
+    paths: BTreeSet<String>,
     /// Streams, the first kinds of messages on them and comparisons of networks, with their times.
     sequence: Vec<(Instant, &'static str)>,
 }
@@ -95,7 +98,14 @@ impl Cm {
     }
 
     fn serve(&self, listener: tokio::net::TcpListener) {
+        let state = Arc::clone(&self.state);
+        let note = move |request: tonic::codegen::http::Request<tonic::body::Body>| {
+            let path = request.uri().path().to_owned();
+            state.lock().unwrap_or_else(PoisonError::into_inner).paths.insert(path);
+            request
+        };
         let server = tonic::transport::Server::builder()
+            .layer(MapRequestLayer::new(note))
             .add_service(SmServiceServer::new(self.clone()))
             .add_service(NetworkServiceServer::new(self.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -173,6 +183,11 @@ impl Cm {
     /// What the last comparison of networks listed.
     pub fn synced(&self) -> Vec<wire::InstanceNetworkStateInfo> {
         self.state().synced.clone()
+    }
+
+    /// Paths of all requests so far, as they are on the wire.
+    pub fn paths(&self) -> BTreeSet<String> {
+        self.state().paths.clone()
     }
 
     /// Names in the certificates of those who opened streams; empty for who showed none.
@@ -361,7 +376,8 @@ impl NetworkService for Cm {
         state.calls.push("GetNodeNetworkParams".into());
         let second = state.network(&request.into_inner().network_id);
         let (subnet, ip) = (format!("172.{second}.0.0/16"), format!("172.{second}.0.1"));
-        Ok(Response::new(wire::GetNodeNetworkParamsResponse { subnet, ip, vlan_id: 100, error: None }))
+        let vlan_id = 131 - second as u64;
+        Ok(Response::new(wire::GetNodeNetworkParamsResponse { subnet, ip, vlan_id, error: None }))
     }
 
     async fn allocate_instance_network(

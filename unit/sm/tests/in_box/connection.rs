@@ -80,7 +80,7 @@ pub async fn a_stream_begins_in_order_and_ends_with_a_pause() {
 }
 
 /// A service with a time to live without cloud ends when CM is gone, although CM never said that the cloud is.
-// SM-43, SM-74
+// SM-43, SM-70, SM-74
 pub async fn cm_and_cloud_are_lost_together() {
     let sm = Sm::start("crun").await;
     let mut item = with_tmp();
@@ -151,7 +151,7 @@ pub async fn a_slow_cm_holds_nothing_up() {
     wait_for("the release", || (sm.cm.count("ReleaseInstanceNetwork") == 1).then_some(())).await;
 }
 
-// SM-33, SM-75, SM-76
+// SM-33, SM-75, SM-76, DIS-33
 pub async fn what_happened_without_cm_is_told_later() {
     let sm = Sm::start("crun").await;
     let script = "while ! test -e /storage/go; do /bin/busybox sleep 0.05; done; exit 7";

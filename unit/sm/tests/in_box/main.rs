@@ -19,6 +19,7 @@ mod logs;
 mod names;
 mod native;
 mod networks;
+mod offenders;
 mod other_kernel;
 mod probes;
 mod quotas;
@@ -29,6 +30,7 @@ mod secure;
 mod sm;
 mod survival;
 mod tests;
+mod updates;
 mod vlans;
 mod watch;
 

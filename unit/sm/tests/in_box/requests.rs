@@ -27,7 +27,8 @@ pub async fn cm_may_hang_up_at_any_time() {
     assert_eq!(infos, 4);
 }
 
-// SM-34, SM-40, SM-42, SM-53, SM-57, SM-59
+// SM-34, SM-40, SM-42, SM-53, SM-57, SM-59; ARC-07, DIS-29, SM-81: what goes over the wire is called as the
+// contract has it, and nothing of the proxy is.
 pub async fn requests_beside_instances_are_answered() {
     let sm = Sm::start("crun").await;
     let image = sm.blobs.simple("echo some words; exec /bin/busybox sleep 1000", with_tmp());
@@ -61,4 +62,10 @@ pub async fn requests_beside_instances_are_answered() {
     assert_eq!(lines.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>(), ["some words"]);
     sm.cm.send(request("two", "other")).await;
     assert_eq!(log_answer(&sm, "two").await.0, "absent");
+
+    let of = ["/servicemanager.v5.SMService/", "/servicemanager.v5.NetworkService/"];
+    let paths = sm.cm.paths();
+    assert!(paths.iter().all(|path| of.iter().any(|service| path.starts_with(service))), "{paths:?}");
+    assert!(paths.contains("/servicemanager.v5.SMService/RegisterSM"));
+    assert!(paths.contains("/servicemanager.v5.SMService/GetBlobsInfos"), "{paths:?}");
 }

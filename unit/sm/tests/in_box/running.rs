@@ -24,7 +24,7 @@ pub fn get(ip: &str) -> Option<String> {
     text.ends_with("hello\n").then_some(text)
 }
 
-// SM-13, SM-14, SM-17, SM-18, SM-19, SM-28, SM-29, SM-37, SM-47, SM-50, SM-51, SM-54
+// SM-30, SM-31, SM-68, ARC-07, SM-13, SM-14, SM-17, SM-18, SM-19, SM-28, SM-29, SM-37, SM-47, SM-50, SM-51, SM-54
 pub async fn crun_runs_an_instance_as_asked() {
     runs_an_instance_as_asked("crun").await;
 }
@@ -89,7 +89,12 @@ async fn runs_an_instance_as_asked(runtime: &str) {
         .map(|message| match message {
             FromSm::SmInfo(info) => {
                 assert_eq!((info.node_id.as_str(), info.runtimes.len()), ("node1", 1));
-                assert_eq!(info.runtimes[0].r#type, runtime);
+                let told = &info.runtimes[0];
+                assert_eq!((told.r#type.as_str(), told.max_instances), (runtime, 256));
+                assert_eq!((told.max_dmips, told.allowed_dmips), (10_000, 10_000));
+                assert_eq!((told.total_ram, told.allowed_ram), (1 << 30, 1 << 30));
+                assert_eq!(told.arch_info.as_ref().unwrap().architecture, "arm64");
+                assert_eq!(told.os_info.as_ref().unwrap().os, "linux");
                 "info"
             }
             FromSm::NodeInstancesStatus(_) => "instances",

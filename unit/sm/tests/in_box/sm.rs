@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 
 use aos_sm::{Config, Surroundings, runtime_id};
+use aos_unit_api::common::v2::{ArchInfo, OsInfo};
 use aos_unit_api::iamanager::v6::{CpuInfo, NodeInfo};
 use aos_unit_api::servicemanager::v5::sm_outgoing_messages::SmOutgoingMessage as FromSm;
 use serde_json::{Value, json};
@@ -37,11 +38,14 @@ pub fn run_here(config: &str) -> ExitCode {
         aos_logging::Level::Warning
     };
     aos_logging::init("sm", level, aos_logging::Output::Stdout).unwrap();
+    // Nothing of this machine: it is told as IAM has it.
+    let arch = ArchInfo { architecture: "arm64".into(), ..Default::default() };
     let node = NodeInfo {
         node_id: NODE.into(),
         max_dmips: 10_000,
         total_ram: 1 << 30,
-        cpus: vec![CpuInfo { num_cores: 2, ..Default::default() }],
+        cpus: vec![CpuInfo { num_cores: 2, arch_info: Some(arch), ..Default::default() }],
+        os_info: Some(OsInfo { os: "linux".into(), ..Default::default() }),
         ..Default::default()
     };
     let config = Config::load(Path::new(config)).unwrap();

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::cm::wait_for;
 use crate::ends::links;
 use crate::image::wish;
+use crate::native::{native, with_native};
 use crate::running::{HTTP, get};
 use crate::sm::Sm;
 use crate::tests::{number, with_tmp};
@@ -108,6 +109,47 @@ pub async fn a_start_that_loses_its_keeper_is_tried_again() {
     sm.cm.wait_state(0, "active").await;
     assert_ne!(keeper_pid(), Some(keeper));
     assert_eq!(sleepers(), ["1003"]);
+}
+
+/// A Service Manager that dies while it ends a service leaves it frozen.
+pub async fn what_a_dead_service_manager_froze_goes_on() {
+    let mut sm = with_native(|_| {}).await;
+    let container = sm.blobs.simple(&HTTP.replace("mkdir", "/bin/busybox mkdir"), with_tmp());
+    let ticking = "while :; do echo tick >> $AOS_STATE_FILE; $AOS_ITEM_DIR/bin/busybox sleep 0.05; done";
+    let process = sm.blobs.simple(ticking, with_tmp());
+    let mut second = wish(1, "1.0.0", &process, &native());
+    second.state_path = "ticks".into();
+    sm.cm.update(vec![wish(0, "1.0.0", &container, &sm.runtime), second], vec![]).await;
+    sm.cm.wait_state(0, "active").await;
+    sm.cm.wait_state(1, "active").await;
+    let before = [sm.instance(0).await, sm.instance(1).await];
+    let ip = before[0]["ip"].as_str().unwrap().to_owned();
+    wait_for("the service's answer", || get(&ip)).await;
+    sm.kill();
+    let mut frozen = Vec::new();
+    for (parent, local) in ["aos-test", "aos-test-native"].iter().zip(&before) {
+        let id = local["id"].as_str().unwrap();
+        let v1 = Path::new("/sys/fs/cgroup/freezer").join(parent).join(id).join("freezer.state");
+        let v2 = Path::new("/sys/fs/cgroup").join(parent).join(id).join("cgroup.freeze");
+        let (file, word) = if v1.exists() { (v1, "FROZEN") } else { (v2, "1") };
+        fs::write(&file, word).unwrap();
+        wait_for("the ice", || (fs::read_to_string(&file).ok()?.trim() == word).then_some(())).await;
+        frozen.push((file, word));
+    }
+    let state = sm.folder.path().join("work/states/ticks");
+    let ticks = || fs::read(&state).map_or(0, |text| text.len());
+    let stopped_at = ticks();
+    sm.launch();
+    sm.cm.wait_message(|m| matches!(m, FromSm::SmInfo(_)).then_some(())).await;
+    wait_for("the service's answer after the thaw", || get(&ip)).await;
+    wait_for("more ticks", || (ticks() > stopped_at).then_some(())).await;
+    for (file, word) in &frozen {
+        assert_ne!(fs::read_to_string(file).unwrap().trim(), *word, "{}", file.display());
+    }
+    for (number, before) in (0..).zip(&before) {
+        let after = sm.instance(number).await;
+        assert_eq!((&after["pid"], &after["starts"]), (&before["pid"], &before["starts"]));
+    }
 }
 
 pub fn keeper_pid() -> Option<i32> {

@@ -37,6 +37,7 @@ use crate::networks::{
     the_destination_and_the_source_must_both_allow_a_connection, the_last_stop_leaves_no_network,
     the_order_of_starts_means_nothing_to_the_firewall,
 };
+use crate::offenders::{hostile_images_fail_with_a_reason, hostile_services_are_told_about_and_others_go_on};
 use crate::probes::{probes_decide_about_active_and_restart, probes_look_into_native_services};
 use crate::quotas::{
     a_storage_without_quotas_is_limited_by_its_image, crun_keeps_each_limit, runc_keeps_each_limit,
@@ -59,6 +60,12 @@ use crate::survival::{
     a_dead_keeper_is_replaced_and_containers_go_on, a_start_that_loses_its_keeper_is_tried_again,
     an_exit_without_service_manager_is_learned_later, containers_survive_the_death_of_the_service_manager,
     killed_at_any_moment_an_instance_runs_once, stored_instances_start_without_cm_after_a_reboot,
+    what_a_dead_service_manager_froze_goes_on,
+};
+use crate::updates::{
+    a_request_during_a_launch_is_carried_out_too, an_installation_nobody_wants_any_more_ends,
+    an_update_keeps_the_version_before, the_stop_of_an_unknown_instance_harms_nobody,
+    what_cannot_be_read_is_answered_as_failed, what_is_of_a_component_is_refused,
 };
 use crate::vlans::an_instance_is_reached_over_its_vlan;
 use crate::watch::{
@@ -118,6 +125,15 @@ tests! {
     a_hanging_runtime_holds_nobody_else_up,
     changed_variables_keep_state_and_others,
     the_time_without_the_cloud_is_kept_over_restarts,
+    what_a_dead_service_manager_froze_goes_on,
+    an_update_keeps_the_version_before,
+    a_request_during_a_launch_is_carried_out_too,
+    the_stop_of_an_unknown_instance_harms_nobody,
+    what_cannot_be_read_is_answered_as_failed,
+    what_is_of_a_component_is_refused,
+    an_installation_nobody_wants_any_more_ends,
+    hostile_services_are_told_about_and_others_go_on,
+    hostile_images_fail_with_a_reason,
     a_new_certificate_is_shown_on_a_new_stream,
     without_a_certificate_only_where_it_is_asked_for,
     two_hundred_kills_during_churn_leave_nothing_behind,

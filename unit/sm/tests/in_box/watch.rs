@@ -20,7 +20,7 @@ use crate::tests::with_tmp;
 /// Computing power of the node as the tests describe it.
 const DMIPS: u64 = 10_000;
 
-fn samples(sm: &Sm) -> Vec<wire::InstantMonitoring> {
+pub fn samples(sm: &Sm) -> Vec<wire::InstantMonitoring> {
     let samples = sm.cm.messages().into_iter().filter_map(|message| match message {
         FromSm::InstantMonitoring(sample) => Some(sample),
         _ => None,
@@ -29,7 +29,7 @@ fn samples(sm: &Sm) -> Vec<wire::InstantMonitoring> {
 }
 
 /// Alerts that CM got, each as a line.
-fn alerts(sm: &Sm) -> Vec<String> {
+pub fn alerts(sm: &Sm) -> Vec<String> {
     let alerts = sm.cm.messages().into_iter().filter_map(|message| match message {
         FromSm::Alert(alert) => Some(alert.alert_item.unwrap()),
         _ => None,
@@ -50,13 +50,13 @@ fn alerts(sm: &Sm) -> Vec<String> {
     alerts.map(line).collect()
 }
 
-async fn wait_alert(sm: &Sm, text: &str) -> String {
+pub async fn wait_alert(sm: &Sm, text: &str) -> String {
     let what = format!("the alert '{text}'");
     wait_for(&what, || alerts(sm).into_iter().find(|alert| alert.contains(text))).await
 }
 
 /// Figures of an instance in the newest sample.
-fn figures(sm: &Sm, instance: u64) -> Option<wire::MonitoringData> {
+pub fn figures(sm: &Sm, instance: u64) -> Option<wire::MonitoringData> {
     let sample = samples(sm).pop()?;
     let found = sample.instances_monitoring.into_iter();
     found.filter(|one| one.instance.as_ref() == Some(&ident(instance))).find_map(|one| one.monitoring_data)

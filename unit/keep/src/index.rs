@@ -8,6 +8,9 @@
 //! The file is `LOG.idx`, records of 16 bytes, appended, at most one mark a second. Marks of which the log
 //! knows nothing (power was lost, somebody cut the log) are dropped. Whoever reads holds a shared lock on it:
 //! the keeper does not cut the log meanwhile.
+//!
+//! The index of a log that has been cut begins with how many bytes were cut off so far, so that whoever follows the
+//! log finds where he was.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -19,6 +22,8 @@ const LENGTH: usize = 16;
 /// Bytes of a record.
 pub const RECORD: u64 = LENGTH as u64;
 const TIME_BITS: u32 = 40;
+/// Kind of the record that tells what was cut off.
+const BEGIN: u64 = 7;
 
 /// What a record tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +106,23 @@ impl Record {
     }
 }
 
+/// The record at the start of an index that tells how many bytes came before the first one of its log.
+pub fn encode_begin(begin: u64) -> [u8; LENGTH] {
+    (u128::from(begin) | u128::from(BEGIN << (TIME_BITS + 8)) << 64).to_le_bytes()
+}
+
+fn decode_begin(bytes: [u8; LENGTH]) -> Option<u64> {
+    let both = u128::from_le_bytes(bytes);
+    let begin = u64::try_from(both & u128::from(u64::MAX)).ok()?;
+    (both == u128::from_le_bytes(encode_begin(begin))).then_some(begin)
+}
+
+/// How many bytes were written before the first one in an open index's log; 0 when nothing has been cut off.
+pub fn begin(index: &File) -> u64 {
+    let mut bytes = [0; LENGTH];
+    index.read_exact_at(&mut bytes, 0).ok().and_then(|()| decode_begin(bytes)).unwrap_or(0)
+}
+
 /// The index of a log file.
 pub fn index_of(log: &Path) -> PathBuf {
     let mut name = log.as_os_str().to_owned();
@@ -138,6 +160,9 @@ impl<R: Read> Iterator for Records<R> {
         loop {
             let mut bytes = [0; LENGTH];
             self.source.read_exact(&mut bytes).ok()?;
+            if decode_begin(bytes).is_some() {
+                continue;
+            }
             let record = Record::decode(bytes)?;
             if record.offset >= self.offset {
                 self.offset = record.offset;
@@ -166,7 +191,7 @@ impl Index {
             let mut bytes = [0; LENGTH];
             index.file.read_exact_at(&mut bytes, index.len - RECORD)?;
             index.last = Record::decode(bytes);
-            if index.last.is_some() {
+            if index.last.is_some() || decode_begin(bytes).is_some() {
                 break;
             }
             index.len -= RECORD;
@@ -222,6 +247,15 @@ impl Index {
         self.file.set_len(0)
     }
 
+    /// The log's `size` bytes are about to be cut off: forgets everything but that.
+    pub(crate) fn cut(&mut self, size: u64) -> io::Result<()> {
+        let begin = begin(&self.file).wrapping_add(size);
+        self.clear()?;
+        self.file.write_all_at(&encode_begin(begin), 0)?;
+        self.len = RECORD;
+        Ok(())
+    }
+
     /// Without waiting: false while somebody reads.
     pub(crate) fn try_lock(&self) -> bool {
         self.file.try_lock().is_ok()
@@ -232,6 +266,7 @@ impl Index {
         let mut options = OpenOptions::new();
         let to = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
         let mut to = BufWriter::new(to);
+        to.write_all(&encode_begin(begin(&self.file).wrapping_add(shift)))?;
         let mut from = &self.file;
         from.seek(SeekFrom::Start(0))?;
         for record in Records::new(BufReader::new(from)) {
@@ -326,5 +361,25 @@ mod tests {
         assert_eq!(read(&log), [mark(10, 5), mark(20, 7)]);
         index.grown(3, 9).unwrap();
         assert_eq!(read(&log), [mark(3, 9)]);
+    }
+
+    #[test]
+    fn an_index_knows_what_was_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("l");
+        let begins = |path: &Path| begin(&File::open(index_of(path)).unwrap());
+        let mut index = Index::open(&log).unwrap();
+        assert_eq!(begins(&log), 0);
+        for (size, total) in [(30, 30), (12, 42)] {
+            index.grown(size, 5).unwrap();
+            let tail = log.with_extension("1");
+            index.copy_tail(10, &index_of(&tail)).unwrap();
+            assert_eq!(begins(&tail), total - size + 10);
+            index.cut(size).unwrap();
+            index = Index::open(&log).unwrap();
+            assert_eq!((begins(&log), index.last(), read(&log)), (total, None, vec![]));
+        }
+        index.grown(7, 6).unwrap();
+        assert_eq!(read(&log), [Record { offset: 7, at: 6, event: Event::Written }]);
     }
 }

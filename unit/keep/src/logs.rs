@@ -246,7 +246,7 @@ fn look(log: &Log, written: Option<u64>, keep: bool) -> io::Result<Look> {
         rotate(log, &mut index, meta.len(), || Ok(()))?;
         return Ok(Look::Cut { lost: meta.len().saturating_sub(log.max_bytes) });
     }
-    index.clear()?;
+    index.cut(meta.len())?;
     OpenOptions::new().write(true).open(&log.path)?.set_len(0)?;
     Ok(Look::Cut { lost: meta.len() })
 }
@@ -303,7 +303,7 @@ fn rotate(log: &Log, index: &mut Index, size: u64, mut on: impl FnMut() -> io::R
     on()?;
     index.copy_tail(shift, &index_of(&old))?;
     on()?;
-    index.clear()?;
+    index.cut(from.metadata()?.len())?;
     on()?;
     from.set_len(0)
 }

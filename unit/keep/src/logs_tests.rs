@@ -114,7 +114,7 @@ fn an_index_may_not_outgrow_its_log() {
         assert!(fs::metadata(index_of(&log.path)).unwrap().len() <= 2048);
     }
     assert_eq!(dated(&log.path).last(), Some(&999));
-    assert_eq!(fs::metadata(old_generation(&log.path)).unwrap().len(), 129);
+    assert_eq!(fs::metadata(old_generation(&log.path)).unwrap().len(), 128);
 }
 
 #[test]

@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use aos_keep::index::{Event, Record, Records, index_of, last_write};
+use aos_keep::index::{Event, Record, Records, begin, index_of, last_write};
 use aos_keep::old_generation;
 
 use super::lines::{Crash, CrashFinder, Lines, Place, Window};
@@ -23,6 +24,79 @@ pub fn instance(log: &Path, longest: usize) -> Result<Next<'static>, Error> {
     let lock = lock(log)?;
     let end = Place { file: usize::MAX, offset: u64::MAX };
     Ok(lines(log, Place::default(), end, longest, lock))
+}
+
+/// All whole lines that one instance wrote until now; and their end for [`following`].
+pub fn instance_until_now(log: &Path, longest: usize) -> Result<(Next<'static>, u64), Error> {
+    let lock = lock(log)?;
+    let end = match open(log)? {
+        Some(file) => whole_lines(&file, longest).map_err(Error::file("read", log))?,
+        None => 0,
+    };
+    let place = lock.as_ref().map_or(0, begin).wrapping_add(end);
+    Ok((lines(log, Place::default(), Place { file: 1, offset: end }, longest, lock), place))
+}
+
+/// Bytes up to the last line feed, unless that is too far away.
+fn whole_lines(file: &File, longest: usize) -> std::io::Result<u64> {
+    let size = file.metadata()?.len();
+    let mut end = vec![0; longest.min(usize::try_from(size).unwrap_or(longest))];
+    let start = size - end.len() as u64;
+    file.read_exact_at(&mut end, start)?;
+    let feed = end.iter().rposition(|&byte| byte == b'\n');
+    Ok(feed.map_or(if start == 0 { 0 } else { size }, |feed| start + feed as u64 + 1))
+}
+
+/// What comes next in a log that is followed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Following {
+    /// Nothing yet.
+    Nothing,
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// So many bytes that are not there any more.
+    Lost(u64),
+    /// Somebody has made the log anew.
+    Anew,
+}
+
+/// What was written from `place` on, counted from the first byte there ever was in the log, also across cuts; at most
+/// `most` bytes. `place` is moved on.
+pub fn following(log: &Path, place: &mut u64, most: usize) -> Result<Following, Error> {
+    let lock = lock(log)?;
+    let start = lock.as_ref().map_or(0, begin);
+    if *place < start {
+        let old = old_generation(log);
+        let old_start = open(&index_of(&old))?.as_ref().map(begin);
+        let bytes = match old_start {
+            Some(old_start) if old_start <= *place => read_at(&old, *place - old_start, most)?,
+            _ => Vec::new(),
+        };
+        if !bytes.is_empty() {
+            *place += bytes.len() as u64;
+            return Ok(Following::Bytes(bytes));
+        }
+        let next = old_start.filter(|old_start| old_start > place).unwrap_or(start).min(start);
+        let lost = next - *place;
+        *place = next;
+        return Ok(Following::Lost(lost));
+    }
+    let size = std::fs::metadata(log).map_or(0, |meta| meta.len());
+    if *place - start > size {
+        *place = start;
+        return Ok(Following::Anew);
+    }
+    let bytes = read_at(log, *place - start, most)?;
+    *place += bytes.len() as u64;
+    Ok(if bytes.is_empty() { Following::Nothing } else { Following::Bytes(bytes) })
+}
+
+fn read_at(path: &Path, offset: u64, most: usize) -> Result<Vec<u8>, Error> {
+    let Some(file) = open(path)? else { return Ok(Vec::new()) };
+    let mut bytes = vec![0; most];
+    let count = file.read_at(&mut bytes, offset).map_err(Error::file("read", path))?;
+    bytes.truncate(count);
+    Ok(bytes)
 }
 
 /// What one instance wrote before its last crash within the window, and how it ended; `None` when there was

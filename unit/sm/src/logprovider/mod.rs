@@ -6,6 +6,7 @@
 //! gzip parts, and up to 16 requests wait; more are refused. Every request gets an answer.
 
 mod files;
+mod follow;
 mod journal;
 mod lines;
 mod local;
@@ -18,7 +19,6 @@ use std::sync::Arc;
 
 use aos_status::{AosCode, ErrorInfo};
 use aos_unit_api::common::v2::InstanceFilter;
-use aos_unit_api::convert::error_to_wire;
 use aos_unit_api::servicemanager::v5 as wire;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use wire::sm_outgoing_messages::SmOutgoingMessage as Wire;
@@ -273,6 +273,10 @@ fn single(id: &str, status: &str, info: ErrorInfo) -> Wire {
         part: 1,
         data: Vec::new(),
         status: status.to_owned(),
-        error: error_to_wire(Some(info).filter(|info| info.code() != AosCode::None)),
+        // Peers tell why there is nothing in a message without code.
+        error: (info.code() != AosCode::None || !info.message.is_empty()).then(|| info.into()),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Take};
 use std::path::{Path, PathBuf};
 
 use super::merge::Next;
@@ -13,7 +13,13 @@ use crate::ownlog;
 /// The lines of each component. A line that is none of ours (what a library printed, a panic) has the time of
 /// the one before.
 pub fn sources(dir: &Path, longest: usize) -> Vec<Next<'static>> {
-    ownlog::present(dir).into_iter().map(|(core, paths)| lines(core, paths.into(), longest)).collect()
+    sources_until(dir, longest, |_| u64::MAX)
+}
+
+/// The same, of each file so many bytes.
+pub fn sources_until(dir: &Path, longest: usize, end: impl Fn(&Path) -> u64) -> Vec<Next<'static>> {
+    let bounded = |paths: Vec<PathBuf>| paths.into_iter().map(|path| (end(&path), path)).collect();
+    ownlog::present(dir).into_iter().map(|(core, paths)| lines(core, bounded(paths), longest)).collect()
 }
 
 /// A line with the name of its component before it.
@@ -26,9 +32,9 @@ pub fn named(core: Core, text: &[u8]) -> Vec<u8> {
 /// Longest name of a component with the blank after it, bytes.
 const NAME: usize = 8;
 
-fn lines(core: Core, mut paths: VecDeque<PathBuf>, longest: usize) -> Next<'static> {
+fn lines(core: Core, mut paths: VecDeque<(u64, PathBuf)>, longest: usize) -> Next<'static> {
     let longest = longest.saturating_sub(NAME).max(1) as u64;
-    let mut reading: Option<(PathBuf, BufReader<File>)> = None;
+    let mut reading: Option<(PathBuf, BufReader<Take<File>>)> = None;
     let mut at = 0;
     let mut text = Vec::new();
     Box::new(move |line| {
@@ -46,9 +52,9 @@ fn lines(core: Core, mut paths: VecDeque<PathBuf>, longest: usize) -> Next<'stat
                     return Ok(Some(at));
                 }
             }
-            let Some(path) = paths.pop_front() else { return Ok(None) };
+            let Some((end, path)) = paths.pop_front() else { return Ok(None) };
             reading = match File::open(&path) {
-                Ok(file) => Some((path, BufReader::new(file))),
+                Ok(file) => Some((path, BufReader::new(file.take(end)))),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
                 Err(error) => return Err(Error::file("open", path)(error)),
             };

@@ -1,8 +1,10 @@
 //! Logs as CM asks for them: of instances, of their crashes, of the system.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use aos_keep::process;
 use aos_unit_api::common::v2::InstanceFilter;
@@ -168,4 +170,71 @@ pub async fn the_system_log_comes_from_the_journal() {
     assert_eq!(log_answer(&sm, "future").await.0, "empty");
     journald.kill().unwrap();
     journald.wait().unwrap();
+}
+
+/// Hands on what is printed, as fast as it is taken.
+struct Pipe(SyncSender<String>);
+
+impl Write for Pipe {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        let sent = self.0.send(String::from_utf8_lossy(text).into_owned());
+        sent.map_err(|_| std::io::ErrorKind::BrokenPipe.into()).map(|()| text.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The next line without its time.
+fn next_of(lines: &Receiver<String>) -> String {
+    let line = tokio::task::block_in_place(|| lines.recv_timeout(Duration::from_secs(60)).unwrap());
+    line.split_once(' ').unwrap().1.trim_end().to_owned()
+}
+
+// CLO-23, SM-59: whoever follows a log and reads slowly misses nothing when the keeper cuts it; what the keeper itself
+// lost is told.
+pub async fn a_log_is_followed_over_the_keepers_cuts() {
+    let sm = Sm::start("crun").await;
+    let script = "i=0; while [ $i -lt 2500 ]; do echo line $i ....................................................................; \
+                  i=$((i+1)); [ $((i%10)) != 0 ] || /bin/busybox sleep 0.025; done; exec /bin/busybox sleep 1000";
+    let image = sm.blobs.simple(script, with_tmp());
+    sm.cm.update(vec![wish(0, "1.0.0", &image, &sm.runtime)], vec![]).await;
+    sm.cm.wait_state(0, "active").await;
+    let id = sm.instance(0).await["id"].as_str().unwrap().to_owned();
+    let log = sm.folder.path().join(format!("work/logs/{id}.log"));
+    let (sender, lines): (_, Receiver<String>) = sync_channel(1);
+    let shown = aos_sm::Shown::Instances(vec![log.clone()]);
+    let follower = std::thread::spawn(move || aos_sm::print_log(&shown, 0, true, &mut Pipe(sender)));
+    let (mut expected, mut lost, mut pieces) = (0, 0, 0);
+    while expected < 2500 {
+        // He is far behind when it is cut for the first time, and never catches up before the end.
+        if expected == 10 {
+            let old = aos_keep::files_of(&log)[2].clone();
+            wait_for("a cut", || fs::metadata(&old).is_ok_and(|meta| meta.len() > 0).then_some(())).await;
+        }
+        let line = next_of(&lines);
+        if line.starts_with("[aos] ") {
+            lost += 1;
+            pieces = 2;
+            continue;
+        }
+        let number = line.strip_prefix("line ").and_then(|rest| rest.split_once(' ')?.0.parse::<u32>().ok());
+        match number {
+            Some(number)
+                if line.ends_with("....") && (number == expected || (pieces > 0 && number > expected)) =>
+            {
+                expected = number + 1;
+                pieces = 0;
+            }
+            // Beside what was lost there may be half a line.
+            _ if pieces > 0 => pieces -= 1,
+            _ => panic!("'{line}' instead of line {expected}"),
+        }
+    }
+    assert!(lost <= 3, "{lost} times something was lost");
+    assert_eq!(sm.instance(0).await["starts"], 1);
+    drop(lines);
+    sm.cm.update(vec![], vec![0]).await;
+    drop(sm);
+    drop(follower);
 }

@@ -23,7 +23,11 @@ use crate::launcher::{
     a_hanging_runtime_holds_nobody_else_up, changed_variables_keep_state_and_others,
     the_time_without_the_cloud_is_kept_over_restarts,
 };
-use crate::logs::{log_lines_have_times_and_crashes_are_told, the_system_log_comes_from_the_journal};
+use crate::logs::{
+    a_log_is_followed_over_the_keepers_cuts, log_lines_have_times_and_crashes_are_told,
+    the_system_log_comes_from_the_journal,
+};
+use crate::measures::figures_are_those_of_a_known_load;
 use crate::names::{a_name_belongs_to_one_instance, names_resolve_whoever_is_killed};
 use crate::native::{
     a_native_service_has_its_own_network_when_configured, a_native_service_has_user_files_and_limits,
@@ -67,7 +71,7 @@ use crate::updates::{
     an_update_keeps_the_version_before, the_stop_of_an_unknown_instance_harms_nobody,
     what_cannot_be_read_is_answered_as_failed, what_is_of_a_component_is_refused,
 };
-use crate::vlans::an_instance_is_reached_over_its_vlan;
+use crate::vlans::{an_instance_is_reached_over_its_vlan, vlans_are_filtered_like_bridges};
 use crate::watch::{
     a_busy_instance_is_measured_and_alerted_about, components_are_heard_without_a_journal,
     ends_of_instances_are_alerts_with_their_reasons, the_journal_is_alerted_about_once,
@@ -112,6 +116,8 @@ tests! {
     requests_beside_instances_are_answered,
     log_lines_have_times_and_crashes_are_told,
     the_system_log_comes_from_the_journal,
+    a_log_is_followed_over_the_keepers_cuts,
+    figures_are_those_of_a_known_load,
     a_busy_instance_is_measured_and_alerted_about,
     the_journal_is_alerted_about_once,
     components_are_heard_without_a_journal,
@@ -150,25 +156,26 @@ tests! {
     the_last_stop_leaves_no_network,
     bandwidth_is_bounded_both_ways,
     public_traffic_is_counted_bounded_and_kept,
+    public_uploads_are_bounded_by_themselves,
+    a_withdrawn_rule_ends_what_it_let_begin,
+    an_address_that_changes_hands_brings_no_connections_along,
     an_impossible_rule_fails_its_instance_alone,
     a_filter_that_was_emptied_is_filled_again,
 }
 
-/// Tests that only `other_kernel` runs, by name.
+/// Tests for other kernels, by name: `other_kernel` runs them, or a machine that has the program under their name.
 pub const ELSEWHERE: &[(&str, Test)] = &[
     ("storage_and_state_are_limited_by_user_quota", || {
         Box::pin(storage_and_state_are_limited_by_user_quota())
     }),
     ("an_instance_is_reached_over_its_vlan", || Box::pin(an_instance_is_reached_over_its_vlan())),
+    ("vlans_are_filtered_like_bridges", || Box::pin(vlans_are_filtered_like_bridges())),
 ];
 
 /// The test of a name.
 pub fn find(name: &str) -> Option<&'static (&'static str, Test)> {
     ALL.iter().chain(ELSEWHERE).find(|(known, _)| *known == name)
 }
-    public_uploads_are_bounded_by_themselves,
-    a_withdrawn_rule_ends_what_it_let_begin,
-    an_address_that_changes_hands_brings_no_connections_along,
 
 pub fn with_tmp() -> serde_json::Value {
     json!({"created": "2026-01-01T00:00:00Z", "quotas": {"tmpLimit": 1_048_576}})

@@ -4,10 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::{DENIED, OUTSIDE, PATIENCE, Space, UPLINK};
-use super::{end, image, launch, lay_uplink, rule, run, start};
+use super::{closed, end, exposing, launch, lay_uplink, rule, run, start};
 use crate::cm::wait_for;
 use crate::sm::Sm;
 
@@ -74,12 +72,12 @@ fn begin(socket: &UdpSocket, to: &UdpSocket, ip: &str) -> SocketAddr {
 pub async fn a_withdrawn_rule_ends_what_it_let_begin() {
     lay_uplink();
     let sm = Sm::start("crun").await;
-    let open = image(&sm, &["6100-6101/tcp", "5400/udp"], &json!({}));
+    let open = exposing(&sm, &["6100-6101/tcp", "5400/udp"]);
     let (server, to) = start(&sm, 2, &open).await;
     let kept = [rule(&to, "6100", "tcp")];
     let all = [&kept[..], &[rule(&to, "6101", "tcp"), rule(&to, "5400", "udp")]].concat();
     sm.cm.set_rules(0, all);
-    let closed = image(&sm, &[], &json!({}));
+    let closed = closed(&sm);
     let (client, own) = start(&sm, 0, &closed).await;
     let (neighbour, next) = start(&sm, 1, &closed).await;
     let outside = Space::outside();
@@ -115,8 +113,8 @@ pub async fn a_withdrawn_rule_ends_what_it_let_begin() {
 pub async fn an_address_that_changes_hands_brings_no_connections_along() {
     lay_uplink();
     let mut sm = Sm::start("crun").await;
-    let open = image(&sm, &["5353/udp", "5400/udp"], &json!({}));
-    let closed = image(&sm, &[], &json!({}));
+    let open = exposing(&sm, &["5353/udp", "5400/udp"]);
+    let closed = closed(&sm);
     let (first, ip) = start(&sm, 0, &open).await;
     sm.cm.set_rules(2, vec![rule(&ip, "5400", "udp")]);
     let (other, _) = start(&sm, 2, &closed).await;

@@ -37,8 +37,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) const DENIED: Duration = Duration::from_millis(400);
 pub(super) const OUTSIDE: &str = "203.0.113.2";
 pub(super) const UPLINK: &str = "203.0.113.1";
-pub(super) const OPEN: u16 = 8080;
-pub(super) const CLOSED: u16 = 7000;
+pub const OPEN: u16 = 8080;
+pub const CLOSED: u16 = 7000;
 pub(super) const UDP: u16 = 5353;
 
 /// A network namespace: of an instance, or the host outside, or the box itself.
@@ -50,8 +50,13 @@ impl Space {
         Self(Some(format!("/run/aos/runtime/netns/{id}").into()))
     }
 
+    /// One that `ip netns` made.
+    pub fn named(name: &str) -> Self {
+        Self(Some(format!("/run/netns/{name}").into()))
+    }
+
     pub(super) fn outside() -> Self {
-        Self(Some("/run/netns/outside".into()))
+        Self::named("outside")
     }
 
     pub(super) fn here() -> Self {
@@ -81,11 +86,11 @@ impl Space {
         end(connection)
     }
 
-    pub(super) fn reaches(&self, to: &str, port: u16) -> String {
+    pub fn reaches(&self, to: &str, port: u16) -> String {
         self.connect(to, port, PATIENCE).unwrap_or_else(|| panic!("{to}:{port} is not reached"))
     }
 
-    pub(super) fn reaches_not(&self, to: &str, port: u16) {
+    pub fn reaches_not(&self, to: &str, port: u16) {
         assert_eq!(self.connect(to, port, DENIED), None, "{to}:{port} is reached");
     }
 
@@ -96,7 +101,7 @@ impl Space {
     }
 
     /// Servers on all ports of these tests.
-    pub(super) fn serve(&self) {
+    pub fn serve(&self) {
         let ready = self.run(|| {
             for port in [OPEN, CLOSED, 8089, 8090, 8091] {
                 let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
@@ -160,12 +165,22 @@ pub(super) fn image(sm: &Sm, ports: &[&str], quotas: &Value) -> Image {
     sm.blobs.exposing(&[base_layer()], SLEEP, item(quotas), ports)
 }
 
+/// An image that offers these ports.
+pub fn exposing(sm: &Sm, ports: &[&str]) -> Image {
+    image(sm, ports, &json!({}))
+}
+
+/// An image that offers none.
+pub fn closed(sm: &Sm) -> Image {
+    exposing(sm, &[])
+}
+
 pub(super) fn owner(instance: u64) -> &'static str {
     if instance < 2 { "one" } else { "two" }
 }
 
 /// Starts an instance and its servers.
-pub(super) async fn start(sm: &Sm, instance: u64, image: &Image) -> (Space, String) {
+pub async fn start(sm: &Sm, instance: u64, image: &Image) -> (Space, String) {
     let info = wire::InstanceInfo {
         owner_id: owner(instance).into(),
         ..wish(instance, "1.0.0", image, &sm.runtime)
@@ -186,7 +201,7 @@ pub(super) async fn launch(sm: &mut Sm) {
     sm.cm.wait_connected().await;
 }
 
-pub(super) fn rule(to: &str, port: &str, proto: &str) -> wire::FirewallRule {
+pub fn rule(to: &str, port: &str, proto: &str) -> wire::FirewallRule {
     wire::FirewallRule {
         dst_ip: to.into(),
         dst_port: port.into(),

@@ -7,6 +7,8 @@ use aos_duration_text::DurationText;
 use aos_loose_json::KeyError;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::percent::rounded;
+
 /// Name of the partition that holds the instances' storages; `storage` rules of older documents mean it.
 pub const STORAGES_PARTITION: &str = "storages";
 
@@ -121,8 +123,8 @@ impl Parts<f64> {
     fn percent(&self) -> Option<PercentRule> {
         Some(PercentRule {
             min_timeout: self.min_timeout.unwrap_or_default(),
-            min_threshold: self.min_threshold?,
-            max_threshold: self.max_threshold?,
+            min_threshold: rounded(self.min_threshold?),
+            max_threshold: rounded(self.max_threshold?),
         })
     }
 

@@ -96,6 +96,12 @@ impl Default for ItemConfig {
 }
 
 impl ItemConfig {
+    /// Paths of the keys that mean nothing, at most 100: Units pass over them. For whoever writes a document.
+    pub fn unknown_keys(bytes: &[u8]) -> Result<Vec<String>, crate::FormatError> {
+        let read = aos_loose_json::from_slice::<Self>(bytes, aos_loose_json::Rules::DOCUMENT);
+        Ok(read.map_err(crate::invalid::<Self>)?.unknown)
+    }
+
     /// The types of runtimes that may run it, with the default filled in.
     pub fn runtime_types(&self) -> Vec<&str> {
         if self.runtimes.is_empty() {

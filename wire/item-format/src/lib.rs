@@ -10,6 +10,7 @@ mod connection;
 mod image_config;
 mod item_config;
 mod oci;
+mod percent;
 mod probes;
 mod resource_file;
 mod several_forms;

@@ -5,7 +5,7 @@ use aos_loose_json::KeyError;
 use serde::{Deserialize, Serialize};
 
 use crate::alert_rules::{self, AlertRules};
-use crate::{Document, Identity, document};
+use crate::{Document, Identity, document, percent};
 
 /// Share of a quota that placement counts when nothing is requested, percent.
 const DEFAULT_RATIO: f64 = 50.0;
@@ -115,16 +115,16 @@ document!(NodeConfig);
 #[serde(rename_all = "camelCase", default)]
 pub struct ResourceRatios {
     /// Of the CPU quota.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "percent::read")]
     pub cpu: Option<f64>,
     /// Of the memory quota.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "percent::read")]
     pub ram: Option<f64>,
     /// Of the storage quota.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "percent::read")]
     pub storage: Option<f64>,
     /// Of the state quota.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "percent::read")]
     pub state: Option<f64>,
 }
 

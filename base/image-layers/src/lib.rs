@@ -14,6 +14,7 @@
 //!
 //! All calls block. Unpacking needs root: owners and whiteouts.
 
+mod entries;
 mod extended;
 mod names;
 mod packing;

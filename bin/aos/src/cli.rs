@@ -3,15 +3,19 @@
 //! The flags of `cm`, `sm` and `iam` are upstream's, including its habits: any unambiguous prefix of a long
 //! flag is accepted, and `-provisioning` with a single dash, because the systemd units in the field use it.
 
+mod flags;
+mod help;
+
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 use aos_logging::{Level, Output};
 use lexopt::Arg;
 
-use crate::iam::{Query, Topic};
+use crate::iam::Query;
+use flags::{DAEMON_FLAGS, Flag, KEEP_FLAGS, RECOVER_FLAGS, STATUS_FLAGS, TOPIC_FLAGS, TOPICS};
+use help::{daemon_help, help, overview, version};
 
 /// What the binary is asked to do.
 #[derive(Debug, PartialEq)]
@@ -127,143 +131,6 @@ impl Daemon {
         }
     }
 }
-
-struct Flag {
-    long: &'static str,
-    short: Option<char>,
-    value: Option<&'static str>,
-    only: Option<Daemon>,
-    help: &'static str,
-}
-
-const DAEMON_FLAGS: [Flag; 6] = [
-    Flag { long: "config", short: Some('c'), value: Some("FILE"), only: None, help: "configuration file" },
-    Flag {
-        long: "verbose",
-        short: Some('v'),
-        value: Some("LEVEL"),
-        only: None,
-        help: "log level: debug, info, warning, error (default info)",
-    },
-    Flag {
-        long: "journal",
-        short: Some('j'),
-        value: None,
-        only: None,
-        help: "log to the systemd journal instead of standard output",
-    },
-    Flag {
-        long: "provisioning",
-        short: Some('p'),
-        value: None,
-        only: Some(Daemon::Iam),
-        help: "provisioning mode: servers without TLS, for a Unit that has no certificates yet",
-    },
-    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
-    Flag { long: "version", short: None, value: None, only: None, help: "show the version" },
-];
-
-/// What `aos iam` shows when a word follows.
-const TOPICS: [(&str, Topic, &str); 3] = [
-    (
-        "certificates",
-        Topic::Certificates,
-        "Shows certificates: type, serial number, issuer, validity, share of life used, where the key is.",
-    ),
-    ("nodes", Topic::Nodes, "Shows the nodes of the Unit: type, state, whether they are connected."),
-    (
-        "token",
-        Topic::Token,
-        "Shows the tokens: library, slot, whether the stored PIN opens them, what is in them and belongs to nothing.",
-    ),
-];
-
-const TOPIC_FLAGS: [Flag; 4] = [
-    Flag { long: "json", short: None, value: None, only: None, help: "print JSON" },
-    Flag {
-        long: "run-dir",
-        short: None,
-        value: Some("DIR"),
-        only: None,
-        help: "where the daemons' status sockets are (default: $AOS_RUN_DIR, else /run/aos)",
-    },
-    Flag {
-        long: "config",
-        short: Some('c'),
-        value: Some("FILE"),
-        only: None,
-        help: "IAM's configuration, to look at tokens while it does not run",
-    },
-    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
-];
-
-const STATUS_FLAGS: [Flag; 3] = [
-    Flag { long: "json", short: None, value: None, only: None, help: "print JSON" },
-    Flag {
-        long: "run-dir",
-        short: None,
-        value: Some("DIR"),
-        only: None,
-        help: "where the daemons' status sockets are (default: $AOS_RUN_DIR, else /run/aos)",
-    },
-    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
-];
-
-#[cfg(feature = "sm")]
-const LOGS_FLAGS: [Flag; 5] = [
-    Flag {
-        long: "follow",
-        short: Some('f'),
-        value: None,
-        only: None,
-        help: "go on with what is written, until Ctrl-C",
-    },
-    Flag {
-        long: "since",
-        short: None,
-        value: Some("TIME"),
-        only: None,
-        help: "earliest time: RFC 3339, or how long ago, such as 30m",
-    },
-    Flag {
-        long: "log-dir",
-        short: None,
-        value: Some("DIR"),
-        only: None,
-        help: "where the log files are, for a Service Manager that does not run",
-    },
-    Flag {
-        long: "run-dir",
-        short: None,
-        value: Some("DIR"),
-        only: None,
-        help: "where the daemons' status sockets are (default: $AOS_RUN_DIR, else /run/aos)",
-    },
-    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
-];
-
-const RECOVER_FLAGS: [Flag; 3] = [
-    Flag {
-        long: "token-file",
-        short: None,
-        value: Some("FILE"),
-        only: None,
-        help: "one-time token of an operator (`aosctl unit recovery-token`)",
-    },
-    Flag {
-        long: "run-dir",
-        short: None,
-        value: Some("DIR"),
-        only: None,
-        help: "where the daemons' sockets are (default: $AOS_RUN_DIR, else /run/aos)",
-    },
-    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
-];
-
-const KEEP_FLAGS: [Flag; 2] = [
-    Flag { long: "dir", short: None, value: Some("DIR"), only: None, help: "folder of socket and records" },
-    Flag { long: "help", short: Some('h'), value: None, only: None, help: "show this text" },
-];
 
 /// Reads a command line; `args` begins with the program's own name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command> {
@@ -391,7 +258,7 @@ fn status_command(parser: &mut lexopt::Parser) -> Result<Command> {
 #[cfg(feature = "sm")]
 fn logs_command(parser: &mut lexopt::Parser) -> Result<Command> {
     let mut query = crate::logs::Query { which: next_word(parser), ..Default::default() };
-    while let Some(flag) = next_flag(parser, &LOGS_FLAGS)? {
+    while let Some(flag) = next_flag(parser, &flags::LOGS_FLAGS)? {
         match flag.long {
             "follow" => query.follow = true,
             "since" => query.since = Some(parser.value()?.to_string_lossy().into_owned()),
@@ -400,7 +267,12 @@ fn logs_command(parser: &mut lexopt::Parser) -> Result<Command> {
             _ => {
                 let about = "Shows what an instance of this node wrote, or all instances of an item; without a word what the\n\
                              core components wrote. `aos status` lists the instances; the start of an id is enough.";
-                return Ok(Command::Print(help("aos logs [INSTANCE|ITEM]", about, &LOGS_FLAGS, None)));
+                return Ok(Command::Print(help(
+                    "aos logs [INSTANCE|ITEM]",
+                    about,
+                    &flags::LOGS_FLAGS,
+                    None,
+                )));
             }
         }
         if query.which.is_none() {
@@ -454,58 +326,6 @@ fn next_flag(parser: &mut lexopt::Parser, table: &'static [Flag]) -> Result<Opti
         [] => Err(anyhow!(arg.unexpected()).context("see --help")),
         _ => bail!("the flag is ambiguous, write it in full; see --help"),
     }
-}
-
-fn version() -> String {
-    let parts: Vec<&str> = DAEMONS.iter().filter(|info| info.daemon.is_built_in()).map(|i| i.word).collect();
-    format!("aos {}\ncomponents: {}", env!("CARGO_PKG_VERSION"), parts.join(", "))
-}
-
-fn overview() -> String {
-    let mut text = String::from("AosEdge on the device.\n\nUsage: aos COMMAND [FLAGS]\n\nCommands:\n");
-    for info in DAEMONS.iter().filter(|info| info.daemon.is_built_in()) {
-        let _ = writeln!(text, "  {:<8} {} (also called {})", info.word, info.about, info.process);
-    }
-    if cfg!(feature = "iam") {
-        text.push_str("  iam recover  Get new certificates for a Unit whose own have ended\n");
-    }
-    text.push_str("  status   What runs here: cloud link, nodes, items, instances, certificates\n");
-    if cfg!(feature = "sm") {
-        text.push_str("  logs     What an instance or the core components here wrote\n");
-        text.push_str("  keep     Helper of the Service Manager that outlives it\n");
-    }
-    text.push_str("\n`aos COMMAND --help` shows a command's flags.\n");
-    text.push_str("\nExamples:\n  aos iam certificates\n  aos iam --config /etc/aos/iam.cfg --verbose debug\n  aos status --json\n");
-    text
-}
-
-fn daemon_help(info: &DaemonInfo) -> String {
-    let mut text = help(&format!("aos {}", info.word), info.about, &DAEMON_FLAGS, Some(info));
-    if info.daemon == Daemon::Iam {
-        text.push_str("\nOf the one that runs (`aos iam WORD --help` shows the flags):\n");
-        for (name, _, about) in &TOPICS {
-            let _ = writeln!(text, "  aos iam {name:<14} {about}");
-        }
-    }
-    text
-}
-
-fn help(command: &str, about: &str, table: &[Flag], daemon: Option<&DaemonInfo>) -> String {
-    let mut text = format!("{about}\n\nUsage: {command} [FLAGS]\n\nFlags:\n");
-    for flag in table {
-        if flag.only.is_some_and(|only| daemon.is_none_or(|info| info.daemon != only)) {
-            continue;
-        }
-        let short = flag.short.map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
-        let left =
-            format!("{short}--{}{}", flag.long, flag.value.map(|v| format!(" {v}")).unwrap_or_default());
-        let default = match (flag.long, daemon) {
-            ("config", Some(info)) => format!(" (default {})", info.default_config),
-            _ => String::new(),
-        };
-        let _ = writeln!(text, "  {left:<24} {}{default}", flag.help);
-    }
-    text
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
+        .on_thread_park(aos_footprint::before_sleep)
         .thread_keep_alive(THREAD_IDLE)
         .build()
         .map_err(|error| Error::Failed(format!("cannot start the runtime: {error}")))?;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::iam::Topic;
 
 fn read(line: &str) -> Result<Command> {
     parse(line.split_whitespace().map(OsString::from))
@@ -8,12 +9,15 @@ fn flags(config: &str, level: Level, output: Output, provisioning: bool) -> Daem
     DaemonFlags { config: config.into(), level, output, provisioning }
 }
 
+// CM-02, CM-53
 #[cfg(all(feature = "cm", feature = "iam"))]
 #[test]
 fn command_word_and_process_name_mean_the_same() {
     let expected = Command::Daemon(Daemon::Cm, flags("x.cfg", Level::Debug, Output::Journal, false));
     assert_eq!(read("aos cm -c x.cfg -v debug -j").unwrap(), expected);
     assert_eq!(read("/usr/bin/aos_communicationmanager --config=x.cfg --verb debug --j").unwrap(), expected);
+    let bare = Command::Daemon(Daemon::Cm, flags("aos_cm.cfg", Level::Info, Output::Stdout, false));
+    assert_eq!(read("aos_communicationmanager").unwrap(), bare);
 }
 
 #[cfg(feature = "iam")]

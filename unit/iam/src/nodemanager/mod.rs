@@ -19,6 +19,7 @@ use crate::database::Store;
 use crate::worker::Worker;
 
 mod controller;
+mod kinds;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::rig::{Authority, Daemon, Rig, tls_channel, with_softhsm};
+use crate::authority::Authority;
+use crate::rig::{Daemon, Rig, tls_channel, with_softhsm};
 
 type Key = Option<Arc<CertifiedKey>>;
 

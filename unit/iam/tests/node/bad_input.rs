@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::rig::{Authority, MODULE, PASSWORD, plain_channel, start, tls_channel, with_softhsm};
+use crate::authority::Authority;
+use crate::rig::{MODULE, PASSWORD, plain_channel, start, tls_channel, with_softhsm};
 
 fn get(cert_type: &str) -> v6::GetCertRequest {
     v6::GetCertRequest { r#type: cert_type.into(), ..Default::default() }

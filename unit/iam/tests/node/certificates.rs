@@ -5,9 +5,8 @@ use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::iam_public_cert_service_client::IamPublicCertServiceClient;
 use tonic::Code;
 
-use crate::rig::{
-    Authority, Daemon, MODULE, PASSWORD, Rig, apply_on, eventually, start, tls_channel, with_softhsm,
-};
+use crate::authority::Authority;
+use crate::rig::{Daemon, MODULE, PASSWORD, Rig, apply_on, eventually, start, tls_channel, with_softhsm};
 
 const NOT_FOUND: i32 = 5;
 const INVALID_ARGUMENT: i32 = 6;

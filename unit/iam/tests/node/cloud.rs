@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::rig::Authority;
+use crate::authority::Authority;
 
 pub const UNIT: &str = "unit-under-test";
 const YEAR: Duration = Duration::from_hours(365 * 24);

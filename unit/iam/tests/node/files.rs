@@ -6,7 +6,8 @@ use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::iam_public_cert_service_client::IamPublicCertServiceClient;
 use serde_json::json;
 
-use crate::rig::{Authority, PASSWORD, Rig, start, tls_channel, with_softhsm};
+use crate::authority::Authority;
+use crate::rig::{PASSWORD, Rig, start, tls_channel, with_softhsm};
 
 fn prepare(rig: &Rig, allowed: bool) {
     let dir = rig.path("keys");

@@ -9,7 +9,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
-use crate::rig::{Authority, PASSWORD, Rig, eventually, plain_channel, tls_channel, with_softhsm};
+use crate::authority::Authority;
+use crate::rig::{PASSWORD, Rig, eventually, plain_channel, tls_channel, with_softhsm};
 
 const NOT_SUPPORTED: i32 = 12;
 
@@ -62,6 +63,7 @@ async fn provision_as_v5(protected: Channel, authority: &Authority) -> Vec<v5::A
 }
 
 // IAM-15. An old tool provisions, and clients of all generations see the same Unit over TLS.
+// ARC-08, DIS-30
 #[test]
 fn all_generations_see_one_unit() {
     with_softhsm("generations::all_generations_see_one_unit", async |rig| {

@@ -5,7 +5,8 @@ use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::iam_certificate_service_client::IamCertificateServiceClient;
 use serde_json::{Value, json};
 
-use crate::rig::{Authority, MODULE, Rig, eventually, tls_channel, with_softhsm};
+use crate::authority::Authority;
+use crate::rig::{MODULE, Rig, eventually, tls_channel, with_softhsm};
 
 async fn asked(rig: &Rig, component: &'static str) -> Value {
     let dir = rig.path("run");

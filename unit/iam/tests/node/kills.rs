@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::authority::Authority;
 use crate::rig::{
-    Authority, Daemon, MODULE, PASSWORD, Rig, eventually, plain_channel, start, tls_channel, with_softhsm,
+    Daemon, MODULE, PASSWORD, Rig, eventually, plain_channel, start, tls_channel, with_softhsm,
 };
 
 /// Elliptic curves only: RSA keys take half a second each.

@@ -10,9 +10,10 @@ use aos_unit_api::iamanager::v6::iam_provisioning_service_client::IamProvisionin
 use serde_json::json;
 use tonic::transport::Channel;
 
+use crate::authority::Authority;
 use crate::kills::{at_every_step, at_every_step_of, has_floor, inside, now, rows};
 use crate::recovery::{Unit, newest, newest_at};
-use crate::rig::{Authority, Daemon, Rig, eventually, with_softhsm};
+use crate::rig::{Daemon, Rig, eventually, with_softhsm};
 use crate::secondary::{self, ID};
 
 /// A daemon that may die and is started again.

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure of these is the failure of the test")]
 
 mod access;
+mod authority;
 mod bad_input;
 mod certificates;
 mod cloud;
+mod emulator;
 mod files;
 mod generations;
 mod health;

@@ -8,7 +8,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
-use crate::rig::{Authority, Rig, plain_channel, tls_channel, with_softhsm};
+use crate::authority::Authority;
+use crate::rig::{Rig, plain_channel, tls_channel, with_softhsm};
 
 /// One call of each service: generations, service and method, on the public server too, on main nodes only, where
 /// permissions are enabled only.

@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::rig::{Authority, PASSWORD, Rig, eventually, plain_channel, start, tls_channel, with_softhsm};
+use crate::authority::Authority;
+use crate::rig::{PASSWORD, Rig, eventually, plain_channel, start, tls_channel, with_softhsm};
 use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::iam_provisioning_service_client::IamProvisioningServiceClient;
 use aos_unit_api::iamanager::v6::iam_public_cert_service_client::IamPublicCertServiceClient;

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::authority::Authority;
 use crate::cloud::{Cloud, UNIT};
-use crate::rig::{Authority, Daemon, PASSWORD, Rig, eventually, start, tls_channel, with_softhsm};
+use crate::rig::{Daemon, PASSWORD, Rig, eventually, start, tls_channel, with_softhsm};
 use crate::secondary::{self, ID};
 
 const MAIN: &str = "node-main";

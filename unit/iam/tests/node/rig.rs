@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use aos_iam::{App, Args};
 use aos_supervise::Shutdown;
@@ -17,10 +17,12 @@ use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use crate::authority::Authority;
+
 pub const PASSWORD: &str = "so-pin-1";
 pub const MODULE: &str = aos_token::DEFAULT_MODULE;
-const DIR: &str = "AOS_IAM_TEST_DIR";
-const DAEMON: &str = "AOS_IAM_TEST_DAEMON";
+pub const DIR: &str = "AOS_IAM_TEST_DIR";
+pub const DAEMON: &str = "AOS_IAM_TEST_DAEMON";
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A life after which a node asks for new certificates at once, and again every second.
 pub const SHORT: Duration = Duration::from_secs(6);
@@ -57,88 +59,10 @@ pub fn with_softhsm_under<F: Future<Output = ()>>(name: &str, wrapper: &[&str], 
 }
 
 /// The configuration of a SoftHSM in this folder.
-fn softhsm(dir: &Path) -> PathBuf {
+pub fn softhsm(dir: &Path) -> PathBuf {
     let (configuration, tokens) = (dir.join("softhsm2.conf"), dir.join("tokens"));
     std::fs::write(&configuration, format!("directories.tokendir = {}\n", tokens.display())).unwrap();
     configuration
-}
-
-/// The PKCS#11 module of TPMs, and what emulates one.
-pub fn tpm_module() -> String {
-    format!("/usr/lib/{}-linux-gnu/libtpm2_pkcs11.so.1", std::env::consts::ARCH)
-}
-
-const TPM_PROGRAMS: [&str; 5] = ["swtpm", "tpm2-abrmd", "dbus-run-session", "tpm2_getcap", "pkcs11-tool"];
-/// Runs the resource manager and, once it answers, the test.
-const WITH_RESOURCE_MANAGER: &str = "
-    tpm2-abrmd --session --allow-root --tcti=swtpm:host=127.0.0.1,port=$TPM_PORT & manager=$!
-    tries=0
-    until tpm2_getcap -T tabrmd:bus_type=session properties-fixed >/dev/null 2>&1; do
-        tries=$((tries + 1)); [ $tries -lt 300 ] || exit 9
-    done
-    export TPM_MANAGER=$manager
-    \"$@\"; status=$?
-    kill $manager; wait $manager; exit $status
-";
-
-/// As [`with_softhsm`], with an emulated TPM 2.0 behind a resource manager, as devices have. Says so and does
-/// nothing where the packages are missing.
-pub fn with_tpm<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Rig) -> F) {
-    if std::env::var_os(DAEMON).is_some() {
-        return;
-    }
-    if let Some(dir) = std::env::var_os(DIR) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(body(Rig { dir: dir.into() }));
-        return;
-    }
-    let paths = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
-    let there = |program: &&str| paths.split(':').any(|dir| Path::new(dir).join(program).exists());
-    if !Path::new(&tpm_module()).exists() || !TPM_PROGRAMS.iter().all(there) {
-        println!("SKIPPED: no emulated TPM here; packaging/setup-host.sh installs it");
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["tpm", "store", "tokens"] {
-        std::fs::create_dir(dir.path().join(name)).unwrap();
-    }
-    let configuration = softhsm(dir.path());
-    let (port, control) = two_ports();
-    let mut tpm = Command::new("swtpm")
-        .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear", "--tpmstate"])
-        .arg(format!("dir={}", dir.path().join("tpm").display()))
-        .args(["--server", &format!("type=tcp,bindaddr=127.0.0.1,port={port}")])
-        .args(["--ctrl", &format!("type=tcp,bindaddr=127.0.0.1,port={control}")])
-        .spawn()
-        .unwrap();
-    let output = Command::new("dbus-run-session")
-        .args(["--", "sh", "-c", WITH_RESOURCE_MANAGER, "sh"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env("PATH", paths)
-        .env("TPM_PORT", port.to_string())
-        .env("TPM2_PKCS11_TCTI", "tabrmd:bus_type=session")
-        .env("TPM2_PKCS11_STORE", dir.path().join("store"))
-        .env("SOFTHSM2_CONF", configuration)
-        .env(DIR, dir.path())
-        .output()
-        .unwrap();
-    let _ = tpm.kill();
-    tpm.wait().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-}
-
-/// A free port whose follower is free too: the second is where the emulator is controlled.
-pub fn two_ports() -> (u16, u16) {
-    loop {
-        let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if let Some(second) = first.checked_add(1)
-            && std::net::TcpListener::bind(("127.0.0.1", second)).is_ok()
-        {
-            return (first, second);
-        }
-    }
 }
 
 /// The daemon's side: every test binary has a test of this name that calls it.
@@ -419,106 +343,4 @@ pub fn tls_channel(address: &str, roots: &Path, identity: Option<Arc<CertifiedKe
     let roots = aos_tls::roots_from_pem_file(roots).unwrap();
     let config = aos_tls::client_config(roots, identity, HostCheck::ChainOnly).unwrap();
     aos_tls::grpc_channel(address, &config).unwrap()
-}
-
-/// A certificate authority with its key in memory.
-pub struct Authority {
-    certificate: rcgen::Certificate,
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-}
-
-impl Authority {
-    pub fn new(name: &str) -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        Self { certificate, issuer: rcgen::Issuer::new(params, key) }
-    }
-
-    pub fn pem(&self) -> String {
-        self.certificate.pem()
-    }
-
-    /// The certificate for a request, with the root: the chain to apply.
-    pub fn sign(&self, csr: &str, year: i32) -> String {
-        self.sign_leaf(csr, year) + &self.pem()
-    }
-
-    pub fn sign_leaf(&self, csr: &str, year: i32) -> String {
-        self.sign_from(csr, rcgen::date_time_ymd(2020, 1, 1).into(), rcgen::date_time_ymd(year, 1, 1).into())
-    }
-
-    /// The certificate alone, valid in this time.
-    pub fn sign_from(&self, csr: &str, from: SystemTime, until: SystemTime) -> String {
-        let mut request = rcgen::CertificateSigningRequestParams::from_pem(csr).unwrap();
-        request.params.not_before = from.into();
-        request.params.not_after = until.into();
-        request.signed_by(&self.issuer).unwrap().pem()
-    }
-
-    /// The chain to apply, of a certificate that names the address of its cloud.
-    pub fn sign_for_cloud(&self, csr: &str, address: &str) -> String {
-        let mut request = rcgen::CertificateSigningRequestParams::from_pem(csr).unwrap();
-        request.params.not_after = rcgen::date_time_ymd(2100, 1, 1);
-        let length = u8::try_from(address.len()).unwrap();
-        let names = [&[0x30, length + 2, 0x86, length], address.as_bytes()].concat();
-        let issuer_names = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 18], names);
-        request.params.custom_extensions.push(issuer_names);
-        request.signed_by(&self.issuer).unwrap().pem() + &self.pem()
-    }
-
-    /// The chain to apply, of a certificate that lived for [`SHORT`] and has ended.
-    pub fn sign_ended(&self, csr: &str) -> String {
-        let end = SystemTime::from(rcgen::date_time_ymd(2021, 1, 1));
-        self.sign_from(csr, end - SHORT, end) + &self.pem()
-    }
-
-    /// A client with a key in memory.
-    pub fn client(&self) -> Arc<CertifiedKey> {
-        self.client_of("a client of nobody")
-    }
-
-    /// As [`Self::client`], with this common name.
-    pub fn client_of(&self, name: &str) -> Arc<CertifiedKey> {
-        self.key_of(name, rcgen::ExtendedKeyUsagePurpose::ClientAuth)
-    }
-
-    /// A server with a key in memory.
-    pub fn server(&self, name: &str) -> Arc<CertifiedKey> {
-        self.key_of(name, rcgen::ExtendedKeyUsagePurpose::ServerAuth)
-    }
-
-    /// As [`Self::client_of`], valid in this time.
-    pub fn client_valid(&self, name: &str, from: SystemTime, until: SystemTime) -> Arc<CertifiedKey> {
-        self.key_with(name, rcgen::ExtendedKeyUsagePurpose::ClientAuth, |params| {
-            params.not_before = from.into();
-            params.not_after = until.into();
-        })
-    }
-
-    fn key_of(&self, name: &str, usage: rcgen::ExtendedKeyUsagePurpose) -> Arc<CertifiedKey> {
-        self.key_with(name, usage, |_| {})
-    }
-
-    fn key_with(
-        &self,
-        name: &str,
-        usage: rcgen::ExtendedKeyUsagePurpose,
-        change: impl FnOnce(&mut rcgen::CertificateParams),
-    ) -> Arc<CertifiedKey> {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let named =
-            if usage == rcgen::ExtendedKeyUsagePurpose::ServerAuth { vec![name.to_owned()] } else { vec![] };
-        let mut params = rcgen::CertificateParams::new(named).unwrap();
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.extended_key_usages = vec![usage];
-        change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let der = rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let key = aos_tls::provider().key_provider.load_private_key(der).unwrap();
-        Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key))
-    }
 }

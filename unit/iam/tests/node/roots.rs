@@ -9,8 +9,9 @@ use aos_unit_api::iamanager::v7::iam_certificate_service_client::IamCertificateS
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::authority::Authority;
 use crate::recovery::{Unit, newest};
-use crate::rig::{Authority, Rig, apply_on, eventually, tls_channel, with_softhsm};
+use crate::rig::{Rig, apply_on, eventually, tls_channel, with_softhsm};
 use crate::secondary::{self, ID};
 
 async fn types(channel: Channel) -> Result<Vec<String>, Status> {

@@ -8,7 +8,8 @@ use aos_unit_api::iamanager::{v6, v7};
 use serde_json::json;
 use tonic::transport::Channel;
 
-use crate::rig::{Authority, Daemon, PASSWORD, Rig, eventually, plain_channel, tls_channel, with_softhsm};
+use crate::authority::Authority;
+use crate::rig::{Daemon, PASSWORD, Rig, eventually, plain_channel, tls_channel, with_softhsm};
 
 pub const ID: &str = "node-second";
 

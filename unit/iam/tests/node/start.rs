@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::rig::{Authority, eventually, with_softhsm};
+use crate::authority::Authority;
+use crate::rig::{eventually, with_softhsm};
 
 #[test]
 fn normal_mode_needs_a_certificate_and_a_root() {

@@ -3,8 +3,9 @@
 use aos_unit_api::iamanager::v6;
 use aos_unit_api::iamanager::v6::iam_public_cert_service_client::IamPublicCertServiceClient;
 
+use crate::authority::Authority;
 use crate::certificates::{get, owned};
-use crate::rig::{Authority, apply_on, tls_channel, with_softhsm};
+use crate::rig::{apply_on, tls_channel, with_softhsm};
 
 // IAM 26.16. Older releases wrote the PIN itself into their URLs.
 #[test]

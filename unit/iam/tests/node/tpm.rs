@@ -6,9 +6,9 @@ use aos_unit_api::iamanager::v6::iam_provisioning_service_client::IamProvisionin
 use aos_unit_api::iamanager::v6::iam_public_cert_service_client::IamPublicCertServiceClient;
 use serde_json::json;
 
-use crate::rig::{
-    Authority, Daemon, MODULE, PASSWORD, Rig, apply_on, eventually, start, tls_channel, tpm_module, with_tpm,
-};
+use crate::authority::Authority;
+use crate::emulator::{tpm_module, with_tpm};
+use crate::rig::{Daemon, MODULE, PASSWORD, Rig, apply_on, eventually, start, tls_channel};
 
 const FAILED: i32 = 1;
 

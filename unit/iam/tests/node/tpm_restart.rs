@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 use aos_unit_api::iamanager::v6;
 use serde_json::json;
 
-use crate::rig::{Authority, PASSWORD, Rig, eventually, start, tpm_module, two_ports, with_softhsm_under};
+use crate::authority::Authority;
+use crate::emulator::{tpm_module, two_ports};
+use crate::rig::{PASSWORD, Rig, eventually, start, with_softhsm_under};
 
 const PORTS: &str = "AOS_IAM_TEST_TPM_PORTS";
 

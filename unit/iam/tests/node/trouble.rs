@@ -10,8 +10,9 @@ use aos_unit_api::iamanager::v6::iam_public_cert_service_client::IamPublicCertSe
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::authority::Authority;
 use crate::rig::{
-    Authority, Daemon, MODULE, PASSWORD, Rig, eventually, plain_channel, start, tls_channel, with_softhsm,
+    Daemon, MODULE, PASSWORD, Rig, eventually, plain_channel, start, tls_channel, with_softhsm,
     with_softhsm_under,
 };
 

@@ -13,7 +13,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-use crate::rig::{Authority, PASSWORD, Rig, plain_channel, start, with_softhsm};
+use crate::authority::Authority;
+use crate::rig::{PASSWORD, Rig, plain_channel, start, with_softhsm};
 
 const VIN: &str = "Attribute.Vehicle.VehicleIdentification.VIN";
 const MODEL: &str = "Attribute.Aos.UnitModel";

@@ -124,6 +124,7 @@ mod tests {
         named
     }
 
+    // CLO-34
     #[tokio::test]
     async fn envelopes_are_for_what_the_main_node_may_hold_and_for_nobody_else() {
         let dir = tempfile::tempdir().unwrap();

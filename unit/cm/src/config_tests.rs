@@ -39,6 +39,8 @@ fn defaults() {
     assert!(read(&LEAST.replace("https://c:9000/sd/v7/", "")).is_ok(), "the certificate names the cloud");
 }
 
+// CM-12
+// CM-55, CM-58, CM-59, CM-60, CM-61
 #[test]
 fn every_key_is_read_in_any_letter_case() {
     let config = read(
@@ -93,6 +95,7 @@ fn every_key_is_read_in_any_letter_case() {
 }
 
 // REL-09
+// CM-12
 #[test]
 fn what_is_wrong_is_said_with_file_and_key() {
     assert!(Config::load(Path::new("/nowhere/aos_cm.cfg")).unwrap_err().is_not_found());

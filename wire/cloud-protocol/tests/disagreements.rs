@@ -12,6 +12,7 @@ use support::frames::{body, frame, problem};
 
 /// D2, D14, D15, D16: a message from the wrong side is invalid, so that it is acknowledged and told; a nack from
 /// a Unit and a `stateRequest` from a cloud are taken.
+// DIS-34
 #[test]
 fn directions_are_checked() {
     for kind in MessageType::ALL {
@@ -101,6 +102,7 @@ fn members_of_single_peers_are_read() {
 }
 
 /// Every row of the sheet is named by a test somewhere in this tree, above the test that holds it.
+// DIS-35
 #[test]
 fn each_row_is_held_by_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

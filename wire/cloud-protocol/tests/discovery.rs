@@ -19,6 +19,7 @@ fn both() -> Vec<String> {
 }
 
 /// PRO-07, PRO-08, D7: the request.
+// DIS-09
 #[test]
 fn request_is_the_documented_one() {
     let request = Request::new("veh-7f3a91c2".parse().unwrap());
@@ -56,6 +57,7 @@ fn error_codes_in_all_forms() {
 }
 
 /// PRO-09, PRO-10, D6: delays are clamped, addresses of other schemes are not used.
+// DIS-09
 #[test]
 fn delays_and_addresses() {
     assert_eq!(response(&json!({})).delay(), None);
@@ -71,6 +73,7 @@ fn delays_and_addresses() {
 }
 
 /// PRO-08, PRO-11: what a cloud writes is what upstream Units read: a number and no null.
+// DIS-09
 #[test]
 fn response_is_strict() {
     let response = Response {

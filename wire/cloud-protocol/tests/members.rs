@@ -139,7 +139,7 @@ fn status_of_instances() {
     survives_with(&data, &["activating", "active", "inactive", "failed"]);
 }
 
-// PRO-72, PRO-73, PRO-74, PRO-75, PRO-76, PRO-78, PRO-79
+// PRO-72, PRO-73, PRO-74, PRO-75, PRO-76, PRO-78, PRO-79, DIS-31
 #[test]
 fn alerts_of_all_kinds() {
     let digest = "sha256:0b8340d96c816d945b9b983c6b0d6a1fe3aba2529978df9a117137ba6634564d";

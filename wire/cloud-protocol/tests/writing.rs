@@ -110,6 +110,7 @@ fn replies_name_the_message_twice() {
 }
 
 /// D32, D33, D36: names that peers disagree on are written twice.
+// DIS-31
 #[test]
 fn disputed_names_are_written_twice() {
     let state = NodeStateSample { timestamp: time(), connected: true, state: NodeState::Provisioned };

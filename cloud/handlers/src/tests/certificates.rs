@@ -41,6 +41,7 @@ fn of_type(kind: CertType) -> NewRenewal {
 
 // D45
 // PRO-93, PRO-94, PRO-96, PRO-97, PRO-98, PRO-122
+// CLO-27
 #[tokio::test]
 async fn a_certificate_is_renewed_and_its_predecessor_ends_when_the_new_one_is_used() {
     let world = World::new();
@@ -84,6 +85,7 @@ async fn a_certificate_is_renewed_and_its_predecessor_ends_when_the_new_one_is_u
 }
 
 // PRO-95, PRO-98
+// CLO-27
 #[tokio::test]
 async fn what_was_not_asked_for_or_is_wrong_is_refused_and_noted() {
     let world = World::new();

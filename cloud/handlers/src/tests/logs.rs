@@ -129,6 +129,7 @@ async fn a_unit_that_does_not_answer_fails_the_request() {
 
 // D42
 // PRO-89
+// CLO-24
 #[tokio::test]
 async fn a_unit_uploads_its_logs_with_the_token_of_the_request() {
     let world = World::new();
@@ -139,6 +140,7 @@ async fn a_unit_uploads_its_logs_with_the_token_of_the_request() {
     let sent = cloud.take().await;
     let Body::RequestLog(asked) = &sent.body else { panic!("{sent:?}") };
     let options = asked.upload_options.clone().unwrap();
+    assert!(options.bearer_token_ttl.unwrap() > Timestamp::now());
     let token = options.bearer_token.unwrap();
     let token = token.expose();
     assert!(row.sealed && !String::from_utf8_lossy(&row.body).contains(token), "not readable at rest");

@@ -42,6 +42,7 @@ async fn of_rear(cloud: &Cloud) -> usize {
 }
 
 // PRO-112, PRO-113, PRO-114, PRO-115, PRO-116, PRO-117, PRO-123
+// CLO-28
 #[tokio::test]
 async fn a_node_is_provisioned_and_deprovisioned() {
     let world = World::new();
@@ -86,6 +87,7 @@ async fn a_node_is_provisioned_and_deprovisioned() {
 }
 
 // PRO-113, PRO-115
+// CLO-28
 #[tokio::test]
 async fn every_failure_ends_the_task_with_its_reason() {
     let world = World::new();

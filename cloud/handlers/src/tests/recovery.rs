@@ -183,6 +183,7 @@ async fn a_unit_gets_only_so_many_in_a_day() {
     assert!(answer.refused[0].reason.contains("too many"), "{answer:?}");
 }
 
+// CLO-25
 #[tokio::test]
 async fn what_is_due_is_renewed_without_an_operator() {
     let patience = Patience { renew_at_percent: 1, ..Patience::default() };

@@ -45,6 +45,7 @@ async fn acceptance(cloud: &Cloud) -> StateAcceptance {
 }
 
 // PRO-99, PRO-102, PRO-124
+// CLO-31
 #[tokio::test]
 async fn a_new_state_is_kept_and_accepted() {
     let world = World::new();
@@ -67,6 +68,7 @@ async fn a_new_state_is_kept_and_accepted() {
 }
 
 // PRO-102
+// CLO-31
 #[tokio::test]
 async fn a_state_that_is_wrong_too_large_or_of_nobody_is_rejected_with_a_reason() {
     let world = World::new();
@@ -107,6 +109,7 @@ async fn a_message_whose_answer_no_unit_would_take_is_noted_and_not_asked_for_ag
 }
 
 // PRO-100, PRO-101
+// CLO-32
 #[tokio::test]
 async fn a_unit_gets_the_latest_state_or_the_initial_one() {
     let world = World::new();
@@ -175,6 +178,7 @@ fn overrides(value: &str) -> Vec<EnvVarsFilter> {
 
 // D33, D63
 // PRO-108, PRO-109, PRO-111
+// CLO-33
 #[tokio::test]
 async fn overrides_replace_each_other_and_keep_what_the_unit_reports() {
     let world = World::new();

@@ -48,6 +48,45 @@ pub(super) fn alert(text: &str) -> Body {
     Body::Alerts(Alerts { items: vec![Alert::CoreAlert(alert)], refused: vec![] })
 }
 
+// CLO-21
+#[tokio::test]
+async fn alerts_of_all_kinds_are_kept() {
+    let world = World::new();
+    let cloud = world.cloud().await;
+    let at = Timestamp::now();
+    let (node, digest) = (serde_json::json!({"codename": "main"}), format!("sha256:{}", "ab".repeat(32)));
+    let instance = serde_json::json!({"item": {"id": ITEM}, "subject": {"id": SUBJECT}, "instance": 0});
+    let mut items = serde_json::json!([
+        {"tag": "systemAlert", "node": node, "message": "watchdog"},
+        {"tag": "coreAlert", "node": node, "coreComponent": "SM", "message": "lost"},
+        {"tag": "systemQuotaAlert", "node": node, "parameter": "cpu", "value": 99},
+        {"tag": "instanceQuotaAlert", "parameter": "ram", "value": 1_000_000},
+        {"tag": "downloadProgressAlert", "digest": digest, "url": "https://cdn.example/x", "downloadedBytes": 1,
+         "totalBytes": 2, "state": "interrupted"},
+        {"tag": "deviceAllocateAlert", "node": node, "deviceId": "camera", "message": "busy"},
+        {"tag": "updateItemInstanceAlert", "version": "2.1.0", "message": "exited"},
+    ]);
+    for item in items.as_array_mut().unwrap() {
+        let item = item.as_object_mut().unwrap();
+        item.insert("timestamp".to_owned(), at.to_string().into());
+        if matches!(
+            item["tag"].as_str(),
+            Some("instanceQuotaAlert" | "deviceAllocateAlert" | "updateItemInstanceAlert")
+        ) {
+            item.extend(instance.as_object().unwrap().clone());
+        }
+    }
+    let tags: Vec<_> = items.as_array().unwrap().iter().map(|item| item["tag"].clone()).collect();
+    let content = serde_json::json!({"messageType": "alerts", "items": items});
+    let alerts: Alerts = serde_json::from_value(content).unwrap();
+    cloud.send(Body::Alerts(alerts)).await;
+    let kept = cloud.store.events_after(&cloud.unit.id, "alerts", 0, 10).await.unwrap();
+    let told: Vec<serde_json::Value> =
+        kept.iter().map(|one| serde_json::from_str(&one.body).unwrap()).collect();
+    assert_eq!(told.iter().map(|item| item["tag"].clone()).collect::<Vec<_>>(), tags);
+    assert!(cloud.invalid().await.is_empty());
+}
+
 // PRO-71
 #[tokio::test]
 async fn one_bad_alert_does_not_drop_the_others() {

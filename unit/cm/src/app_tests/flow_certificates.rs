@@ -147,8 +147,8 @@ async fn a_renewal_survives_a_crash() {
     });
 }
 
-// CM-35, D13: the link stays until the confirmation of all certificates is acknowledged, then it is opened
-// anew with the new certificate.
+// CM-32, CM-35, D13: the link stays until the confirmation of all certificates is acknowledged, then it is opened
+// anew with the new certificate. Orders go to IAM's protected services, the news come from its public ones.
 #[tokio::test]
 async fn the_confirmation_comes_before_the_new_link() {
     in_time!(async {

@@ -222,6 +222,7 @@ async fn a_damaged_version_fails_and_the_running_one_stays() {
 }
 
 // A download that was cut by a crash goes on where it was.
+// CM-14
 #[tokio::test]
 async fn a_download_survives_a_crash() {
     in_time!(async {

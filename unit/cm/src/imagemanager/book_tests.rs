@@ -54,6 +54,7 @@ fn a_new_version_replaces_the_old_one() {
 }
 
 // REL-07
+// CM-14
 #[test]
 fn a_failed_version_leaves_the_installed_one_alone_and_keeps_its_reason() {
     let (old, new) = (item(1, "1.0.0"), item(1, "1.10.0"));

@@ -68,6 +68,7 @@ fn a_delta_holds_the_latest_form_of_what_changed_and_nothing_else() {
     assert_eq!(reporter.delta(later), None);
 }
 
+// CM-61
 #[test]
 fn a_delta_waits_for_quiet_but_not_for_ever() {
     let mut reporter = Reporter::new(QUIET);
@@ -87,6 +88,7 @@ fn a_delta_waits_for_quiet_but_not_for_ever() {
     assert_eq!(reporter.deadline(), None);
 }
 
+// CM-23
 #[test]
 fn preinstalled_components_are_items_too() {
     let instances = [0, 1].map(|n| status(n, InstanceState::Active, true));

@@ -31,6 +31,8 @@ fn main() {
     documents();
     sealed();
     layers();
+    node();
+    recovery();
 }
 
 fn keep(corpus: &str, name: &str, bytes: &[u8]) {
@@ -173,6 +175,9 @@ fn layers() {
         ),
     ] {
         keep("layer", name, format!("S{script}").as_bytes());
+        if matches!(name, "devices" | "whiteouts") {
+            keep("layer", &format!("{name}-of-an-overlay"), format!("O{script}").as_bytes());
+        }
     }
     let deep = format!("S0\t{}x\t\ty", "d/".repeat(200));
     keep("layer", "deep", deep.as_bytes());
@@ -205,6 +210,8 @@ fn documents() {
             descriptor("application/vnd.oci.image.layer.v1.tar+gzip"),
         )),
         ("image.json", r#"{"architecture":"amd64","os":"linux","config":{"Entrypoint":["/a"],"Cmd":["b"],"Env":["A=b"],"WorkingDir":"/","ExposedPorts":{"80/tcp":{}}},"rootfs":{"type":"layers","diff_ids":[]}}"#.to_owned()),
+        ("probes.json", r#"{"probes":{"startTimeout":"10s","readiness":{"http":{"port":8080,"path":"/ready"},"initialDelay":"1s","period":"100ms","timeout":"2s","successThreshold":2},"liveness":{"exec":["/bin/true"],"period":"PT5S","failureThreshold":3}}}"#.to_owned()),
+        ("probe-tcp.json", r#"{"probes":{"liveness":{"tcp":{"port":1}}},"sysctl":{"net.ipv4.ip_forward":"1"}}"#.to_owned()),
         ("item.json", r#"{"created":"2026-01-01T00:00:00Z","author":"a","balancingPolicy":"enabled","runtimes":["crun"],"hostname":"h","runParameters":{"startInterval":"PT10S","startBurst":3,"restartInterval":"PT1S"},"quotas":{"cpuDMIPSLimit":100,"ramLimit":1048576,"storageLimit":10,"stateLimit":10,"uploadSpeed":1,"downloadLimit":9},"requestedResources":{"cpu":10,"ram":20,"storage":5,"state":5},"allowedConnections":["web/80-90/tcp"],"alertRules":{"ram":{"minTimeout":"PT10S","minThreshold":10.0,"maxThreshold":80.0}},"resources":["camera"],"permissions":{"vis":{"*":"rw"}}}"#.to_owned()),
         ("unit.json", r#"{"formatVersion":"1","version":"1.0.1","nodes":[{"node":{"codename":"main"},"nodeGroupSubject":{"codename":"g"},"alertRules":{"cpu":{"minTimeout":"PT10S","minThreshold":10.0,"maxThreshold":80.0}},"resourceRatios":{"cpu":50.0,"ram":40.0},"labels":["a"],"priority":1}]}"#.to_owned()),
         ("resources.json", r#"[{"name":"camera","sharedCount":2,"groups":["video"],"devices":["/dev/video0:/dev/cam"],"mounts":[{"source":"/a","destination":"/b","type":"bind","options":["ro"]}],"hosts":[{"ip":"10.0.0.1","hostname":"x"}],"env":["A=b"]}]"#.to_owned()),
@@ -240,4 +247,80 @@ fn sealed() {
     let padded = [&[cut][..], &both, &vec![0; extra.unwrap_or(0)]].concat();
     keep("certificate_chain", "chain", &padded);
     keep("certificate_chain", "root", &[&[255][..], &root_der].concat());
+}
+
+/// What a Service Manager reads of its node.
+fn node() {
+    let way = |kind: u16, ends: [[u8; 4]; 2], port: u16| {
+        let attribute = |kind: u16, value: &[u8]| {
+            let length = u16::try_from(value.len() + 4).unwrap();
+            let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+            bytes.extend_from_slice(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let addresses = [attribute(1, &ends[0]), attribute(2, &ends[1])].concat();
+        let protocol =
+            [attribute(1, &[6]), attribute(2, &[0x80, 0]), attribute(3, &port.to_be_bytes())].concat();
+        attribute(kind | 0x8000, &[attribute(0x8001, &addresses), attribute(0x8002, &protocol)].concat())
+    };
+    let connection = |last: u8| {
+        let (inside, outside, here) = ([172, 17, 0, last], [203, 0, 113, 2], [203, 0, 113, 1]);
+        let mut message = vec![0; 16];
+        message[4..6].copy_from_slice(&0x0100_u16.to_ne_bytes());
+        message.extend([2, 0, 0, 0]);
+        message.extend(way(1, [inside, outside], 443));
+        message.extend(way(2, [outside, here], 40000));
+        message.extend([8, 0, 12, 0, 1, 2, 3, last]);
+        let length = u32::try_from(message.len()).unwrap();
+        message[..4].copy_from_slice(&length.to_ne_bytes());
+        message
+    };
+    keep("netlink", "one", &connection(2));
+    keep("netlink", "two", &[connection(2), connection(3)].concat());
+    keep("netlink", "cut", &connection(2)[..60]);
+    for (name, line) in [
+        (
+            "entry",
+            r#"{"__CURSOR":"s=1;i=2","__REALTIME_TIMESTAMP":"1772609105000000","MESSAGE":"text","PRIORITY":"3","_SYSTEMD_UNIT":"a.service","_SYSTEMD_CGROUP":"/system.slice/a.service","SYSLOG_IDENTIFIER":"a"}"#,
+        ),
+        (
+            "bytes",
+            r#"{"__REALTIME_TIMESTAMP":"1","MESSAGE":[27,91,51,255],"PRIORITY":["3","4"],"UNIT":"b.service"}"#,
+        ),
+        ("own-error", "04.03.26 07:25:05.123 [ERR] (smclient) no way out: gone"),
+        ("own", "04.03.26 07:25:05.123 [INF] (x) y"),
+    ] {
+        keep("journal", name, line.as_bytes());
+    }
+    for (name, answer) in [
+        ("good", "HTTP/1.1 200 OK\r\nX: y\r\n\r\n"),
+        ("bad", "HTTP/1.0 503 No\r\n\r\n"),
+        ("other", "SSH-2.0-x 200\r\n"),
+    ] {
+        keep("probe_answer", name, answer.as_bytes());
+    }
+}
+
+/// Both ways of the recovery of certificates.
+fn recovery() {
+    for (name, text) in [
+        ("ask", r#"{"systemId":"unit-1"}"#),
+        ("challenge", r#"{"challenge":"00ff"}"#),
+        (
+            "signed",
+            r#"{"systemId":"unit-1","challenge":"00ff","signature":"aa","requests":[{"type":"online","node":"main","csr":"-----BEGIN CERTIFICATE REQUEST-----"},{"type":"iam","node":"rear","csr":"x","provedBy":"0a"}]}"#,
+        ),
+        (
+            "token",
+            r#"{"systemId":"unit-1","challenge":"00ff","token":"t","requests":[{"type":"online","node":"main","csr":""}]}"#,
+        ),
+        (
+            "answer",
+            r#"{"certificates":[{"type":"online","node":"main","certificateChain":"-----BEGIN"}],"refused":[{"type":"iam","node":"rear","reason":"no"}],"due":[{"type":"sm","node":"main"}]}"#,
+        ),
+        ("refusal", r#"{"message":"no"}"#),
+    ] {
+        keep("recovery", name, text.as_bytes());
+    }
 }

@@ -19,6 +19,8 @@ pub use targets::messages::{
     target_envelope, target_logs, target_monitoring, target_provisioning, target_state, target_status,
 };
 pub use targets::names::target_names;
+pub use targets::node::{target_journal, target_netlink, target_probe_answer};
+pub use targets::recovery::target_recovery;
 pub use targets::session::target_session;
 pub use targets::websocket::target_websocket;
 
@@ -63,4 +65,8 @@ targets! {
     item_format target_item_format "item_format",
     names target_names "names",
     layer target_layer "layer",
+    netlink target_netlink "netlink",
+    journal target_journal "journal",
+    probe_answer target_probe_answer "probe_answer",
+    recovery target_recovery "recovery",
 }

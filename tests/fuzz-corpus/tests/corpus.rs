@@ -55,4 +55,5 @@ macro_rules! prove {
 prove! {
     envelope status desired blobs logs certificates provisioning state env_vars monitoring alerts acks
     discovery_request discovery_response websocket session cms certificate_chain item_format names layer
+    netlink journal probe_answer recovery
 }

@@ -3,6 +3,7 @@
 //! Read once at start. Keys without a meaning here (migration scripts, top-level
 //! storage folders) are accepted, so that a file written for upstream is taken without warnings.
 
+mod file;
 mod native;
 
 use std::path::{Path, PathBuf};
@@ -10,10 +11,10 @@ use std::time::Duration;
 
 use aos_config_file::ConfigError;
 use aos_duration_text::DurationText;
-use serde::Deserialize;
 
 use crate::logprovider::Limits;
 use crate::resourcemanager::quotas::Policy;
+use file::{Container, DiskQuotas, File, Firewall, Runtime};
 pub use native::NativeConfig;
 
 /// Most runtimes of a node, as all peers have it.
@@ -123,136 +124,6 @@ pub enum SeccompChoice {
     Unconfined,
     /// As a file says, in the form of the OCI runtime specification.
     File(PathBuf),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(clippy::struct_field_names, reason = "the names are the file's keys")]
-struct File {
-    working_dir: PathBuf,
-    ca_cert: Option<PathBuf>,
-    cert_storage: Option<String>,
-    #[serde(rename = "iamPublicServerURL", default)]
-    iam_public_server_url: String,
-    #[serde(rename = "iamProtectedServerURL", default)]
-    iam_protected_server_url: String,
-    #[serde(rename = "cmServerURL", default)]
-    cm_server_url: String,
-    #[serde(default)]
-    insecure: bool,
-    cm_reconnect_timeout: Option<DurationText>,
-    node_config_file: Option<PathBuf>,
-    resources_config_file: Option<PathBuf>,
-    #[serde(default)]
-    monitoring: Monitoring,
-    #[serde(default)]
-    image_manager: ImageManager,
-    #[serde(default)]
-    logging: Logging,
-    #[serde(default)]
-    network: Network,
-    disk_quotas: Option<DiskQuotas>,
-    #[serde(default)]
-    runtimes: Vec<Runtime>,
-    #[serde(default)]
-    journal_alerts: JournalAlertKeys,
-    // Accepted and without effect.
-    #[serde(default, rename = "migration")]
-    _migration: serde_json::Value,
-    #[serde(default, rename = "storageDir")]
-    _storage_dir: serde_json::Value,
-    #[serde(default, rename = "stateDir")]
-    _state_dir: serde_json::Value,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct Monitoring {
-    poll_period: Option<DurationText>,
-    average_window: Option<DurationText>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct ImageManager {
-    image_path: Option<PathBuf>,
-    #[serde(default)]
-    images_part_limit: u64,
-    update_item_ttl: Option<DurationText>,
-    remove_outdated_period: Option<DurationText>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct Network {
-    firewall: Option<Firewall>,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Firewall {
-    Required,
-    Off,
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum DiskQuotas {
-    Off,
-    Auto,
-    Images,
-    Required,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct Logging {
-    max_part_size: Option<u64>,
-    max_part_count: Option<u64>,
-    component_log_dir: Option<PathBuf>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct JournalAlertKeys {
-    #[serde(default)]
-    filter: Vec<String>,
-    service_alert_priority: Option<i64>,
-    system_alert_priority: Option<i64>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(clippy::struct_field_names, reason = "the names are the file's keys")]
-struct Runtime {
-    plugin: String,
-    #[serde(rename = "type")]
-    runtime_type: String,
-    #[serde(default, rename = "isComponent")]
-    _is_component: bool,
-    #[serde(default)]
-    config: serde_json::Value,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct Container {
-    runtime_dir: Option<PathBuf>,
-    storage_dir: Option<PathBuf>,
-    state_dir: Option<PathBuf>,
-    crun_state_root: Option<PathBuf>,
-    crun_executable: Option<PathBuf>,
-    cgroup_parent: Option<String>,
-    log_dir: Option<PathBuf>,
-    log_max_bytes: Option<u64>,
-    stop_grace: Option<DurationText>,
-    user_namespaces: Option<bool>,
-    host_binds: Option<Vec<String>>,
-    seccomp_profile: Option<String>,
-    default_pids_limit: Option<u64>,
-    // Nothing of the host is there but what is named, so there is nothing to hide.
-    #[serde(default, rename = "hostWhiteoutsDir")]
-    _host_whiteouts_dir: serde_json::Value,
 }
 
 impl Config {

@@ -41,7 +41,10 @@ pub mod parts {
     pub use crate::database::Database;
     pub use crate::imagemanager::{Image, ImageManager, RawBlob, Retention};
     pub use crate::instance::InstanceInfo;
-    pub use crate::networkmanager::Prepared;
+    pub use crate::journal::{Entry as JournalEntry, text as journal_text};
+    pub use crate::launcher::judge_http;
+    pub use crate::networkmanager::{Prepared, connections};
+    pub use crate::ownlog::parse as parse_own_line;
     pub use crate::permissions::Secret;
     pub use crate::resourcemanager::{Attached, Device};
     pub use crate::runtimes::container::{ContainerRuntime, NodeFigures};

@@ -10,11 +10,13 @@ use aos_image_layers::{Layer, LayerStore, Limits, Packing, unpack};
 
 const DISK: u64 = 8 << 20;
 const LIMITS: Limits = Limits { disk: DISK, entries: 500, overlay_marks: false };
+/// As a squashfs image is read: with the marks of an overlay.
+const OVERLAY: Limits = Limits { overlay_marks: true, ..LIMITS };
 /// Stands for a folder beside the tree in scripts.
 const OUTSIDE: &[u8] = b"@OUT";
 
 /// The first byte tells what the rest is: a tar stream, whose check sums are put right so that changes get
-/// through; a script that names entries; or a packed stream.
+/// through; a script that names entries; either of them as a squashfs image is read; or a packed stream.
 ///
 /// Whatever comes: nothing is made or changed outside of the tree, no device comes to be but whiteouts, no
 /// set-user bit, and of what was refused nothing is left.
@@ -30,10 +32,12 @@ pub fn target_layer(data: &[u8]) {
     fs::create_dir_all(&outside).unwrap();
     fs::write(outside.join("file"), "mine").unwrap();
     match first {
-        b'S' => tree(&place, &script(rest, outside.as_os_str().as_encoded_bytes())),
+        b'S' => tree(&place, &script(rest, outside.as_os_str().as_encoded_bytes()), LIMITS),
+        b'O' => tree(&place, &script(rest, outside.as_os_str().as_encoded_bytes()), OVERLAY),
         b'G' => packed(&place, rest, Packing::Gzip),
         b'Z' => packed(&place, rest, Packing::Zstd),
-        _ => tree(&place, &with_check_sums(rest)),
+        b'Q' => tree(&place, &with_check_sums(rest), OVERLAY),
+        _ => tree(&place, &with_check_sums(rest), LIMITS),
     }
     let names: Vec<_> = fs::read_dir(&outside).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(names, ["file"], "something was made outside");
@@ -48,11 +52,11 @@ fn own_uid(place: &Path) -> u32 {
     fs::metadata(place).unwrap().uid()
 }
 
-fn tree(place: &Path, stream: &[u8]) {
+fn tree(place: &Path, stream: &[u8], limits: Limits) {
     let root = place.join("tree");
     fs::create_dir(&root).unwrap();
     let opened = fs::File::open(&root).unwrap().into();
-    match unpack(stream, &opened, LIMITS) {
+    match unpack(stream, &opened, limits) {
         Ok(contents) => assert!(contents.disk <= DISK && contents.entries <= LIMITS.entries),
         Err(error) => super::check_complaint(&error),
     }

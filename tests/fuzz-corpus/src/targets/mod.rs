@@ -3,6 +3,8 @@ pub(crate) mod discovery;
 pub(crate) mod layer;
 pub(crate) mod messages;
 pub(crate) mod names;
+pub(crate) mod node;
+pub(crate) mod recovery;
 pub(crate) mod session;
 pub(crate) mod websocket;
 

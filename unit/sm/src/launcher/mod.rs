@@ -36,14 +36,15 @@ use crate::instance::InstanceInfo;
 use crate::smclient::Outgoing;
 use core::Core;
 use events::{Action, Ended, Event, Failure, FailureKind, Found};
-use health::{ProbeError, Question};
+use health::Question;
 use queue::{Pool, Queue};
 use settling::Settling;
 use workshop::{Done, Workshop, facts_of};
 
 pub use events::Status;
-pub use health::Unhealthy;
+pub use health::{ProbeError, Unhealthy};
 pub use opening::{Parts, RuntimeEntry};
+pub use probe::judge as judge_http;
 pub use watched::Watched;
 
 /// Exit status of a shell whose command was killed by SIGKILL.

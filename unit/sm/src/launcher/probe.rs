@@ -147,7 +147,8 @@ async fn get(stream: &mut tokio::net::TcpStream, http: &HttpProbe) -> io::Result
     Ok(answer)
 }
 
-fn judge(answer: &[u8]) -> Result<(), ProbeError> {
+/// What a service said, judged by its status line.
+pub fn judge(answer: &[u8]) -> Result<(), ProbeError> {
     let line = answer.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let mut words = line.split(u8::is_ascii_whitespace);
     if !words.next().is_some_and(|version| version.starts_with(b"HTTP/")) {

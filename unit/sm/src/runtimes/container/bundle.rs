@@ -1,8 +1,8 @@
 //! Files of a bundle. They tell after a crash of ours what runs; no container outlives a power cut, so nothing
 //! here is forced to the disk.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
@@ -71,7 +71,16 @@ pub fn remove(path: &Path) -> Result<(), Error> {
 
 /// What the runtime's log file says last.
 pub fn last_message(path: &Path) -> String {
-    last_line(&fs::read(path).unwrap_or_default())
+    last_line(&tail(path).unwrap_or_default())
+}
+
+fn tail(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_MESSAGE as u64)))?;
+    let mut text = Vec::new();
+    file.take(MAX_MESSAGE as u64).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// The last line with anything in it.

@@ -1,7 +1,8 @@
 //! Opening of SQLite databases.
 //!
-//! One connection per database and process, owned by one task. The page cache is 256 KiB: the databases of a
-//! Unit are small and a big cache only costs memory.
+//! One connection per database and process, owned by one task. The page cache is 64 KiB and empty after opening:
+//! the databases of a Unit are small, the system caches their files anyway, and a page kept here as well only
+//! costs memory. A transaction that changes more than the cache holds writes the rest to the WAL before its end.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,13 @@ impl Database {
                 other => DurableError::Migration { path: path.to_owned(), source: Box::new(other) },
             },
         )?;
+        Self::shrink(&connection).map_err(failed("configure", path))?;
         Ok(connection)
+    }
+
+    /// Gives back the memory of cached pages; they are read again when they are needed. For after much work.
+    pub fn shrink(connection: &Connection) -> rusqlite::Result<()> {
+        connection.execute_batch("PRAGMA shrink_memory")
     }
 
     /// Like [`Database::open`], but moves a damaged file (with its WAL) to `<path>.corrupt-<n>` and starts
@@ -111,7 +118,7 @@ fn configured(path: &Path) -> Result<Connection, DurableError> {
         connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        connection.pragma_update(None, "cache_size", -256)?;
+        connection.pragma_update(None, "cache_size", -64)?;
         // A WAL that grew once is cut back at the next checkpoint.
         connection.query_row("PRAGMA journal_size_limit=1048576", [], |_| Ok(()))?;
         Ok(())

@@ -147,6 +147,39 @@ fn a_database_keeps_its_rows_and_gets_new_columns() {
     assert_eq!(row, ("a".to_owned(), String::new()));
 }
 
+// What does not fit into the small cache goes to the WAL before its end, and is all there or not at all.
+#[test]
+fn a_transaction_larger_than_the_cache_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.db");
+    let mut connection = Database::open(&path, &FIRST).unwrap();
+    let count = |connection: &rusqlite::Connection| -> (i64, i64) {
+        let query = "SELECT count(*), coalesce(sum(length(id)), 0) FROM item";
+        connection.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+    };
+    let fill = |connection: &rusqlite::Connection| {
+        for number in 0..1000 {
+            connection.execute("INSERT INTO item (id) VALUES (?1)", [format!("{number:0>1000}")]).unwrap();
+        }
+    };
+    let given_up = connection.transaction().unwrap();
+    fill(&given_up);
+    drop(given_up);
+    assert_eq!(count(&connection), (0, 0));
+    let done = connection.transaction().unwrap();
+    fill(&done);
+    done.commit().unwrap();
+    Database::shrink(&connection).unwrap();
+    assert_eq!(count(&connection), (1000, 1_000_000));
+    // As after a kill: another process sees what was committed, though nobody has closed the first connection.
+    let second = dir.path().join("copy.db");
+    for ending in ["", "-wal"] {
+        std::fs::copy(dir.path().join(format!("large.db{ending}")), format!("{}{ending}", second.display()))
+            .unwrap();
+    }
+    assert_eq!(count(&Database::open(&second, &FIRST).unwrap()), (1000, 1_000_000));
+}
+
 #[test]
 fn a_database_of_a_newer_program_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -5,10 +5,13 @@
 //! Unmapping such pages costs a page fault each if they are needed again, and no disk access while they are in
 //! the page cache. The allocator keeps freed memory likewise until it is told to return it.
 //!
-//! glibc only; elsewhere the functions do nothing.
+//! Allocator and segments: with glibc only; elsewhere the functions do nothing about them.
 
 #[cfg(target_env = "gnu")]
 mod segments;
+mod stack;
+
+pub use stack::before_sleep;
 
 /// Keeps the allocator to one arena and makes it return large free blocks at once.
 ///
@@ -23,7 +26,8 @@ pub fn frugal_allocator() {
     }
 }
 
-/// Returns free heap pages and unmaps the code and constants that the start has touched.
+/// Returns free heap pages and unmaps the code and constants that the start has touched; the stack of the main
+/// thread follows with its next [`before_sleep`].
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     {
@@ -33,6 +37,13 @@ pub fn give_back() {
         }
         segments::unmap_pages();
     }
+    stack::want_release();
+}
+
+fn page_size() -> usize {
+    // SAFETY: sysconf only answers.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(4096)
 }
 
 #[cfg(all(test, target_env = "gnu"))]

@@ -50,7 +50,7 @@ unsafe extern "C" fn unmap_object(info: *mut libc::dl_phdr_info, _: usize, _: *m
         let start = base + place(header.p_vaddr);
         let end = start + place(header.p_memsz);
         // The loader maps whole pages and lays segments of different permissions into different ones.
-        let start = start - start % page_size();
+        let start = start - start % crate::page_size();
         // SAFETY: the range is an unwritable mapping of a file whose pages nobody has modified, as checked
         // above, so that dropping them only means reading them from the file again.
         unsafe {
@@ -78,12 +78,6 @@ unsafe fn relocates_text(address: usize) -> bool {
         // SAFETY: as above, the end has not been reached.
         entry = unsafe { entry.add(1) };
     }
-}
-
-fn page_size() -> usize {
-    // SAFETY: sysconf only answers.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(size).unwrap_or(4096)
 }
 
 /// An address of the headers; it has the size of an address of this machine.

@@ -106,7 +106,13 @@ impl Server {
         notify_ready();
         let mut events = [EpollEvent::empty(); 16];
         loop {
-            let count = match self.epoll.wait(&mut events, self.timeout()) {
+            let settled = self.settled_at.take_if(|at| *at <= Instant::now()).is_some();
+            let timeout = self.timeout();
+            if settled {
+                // Right before the loop goes to sleep, so that nothing comes back into memory at once.
+                aos_footprint::give_back();
+            }
+            let count = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => 0,
                 Err(source) => return Err(Error::System { action: "wait for events", source }),
@@ -138,10 +144,6 @@ impl Server {
                 names.on_time(now);
             }
             self.commands.stop_overdue(now);
-            if self.settled_at.is_some_and(|at| at <= now) {
-                self.settled_at = None;
-                aos_footprint::give_back();
-            }
         }
     }
 

@@ -40,6 +40,7 @@ pub fn run(config: &Path) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
+        .on_thread_park(aos_footprint::before_sleep)
         .thread_keep_alive(Duration::from_secs(2))
         .build()
         .map_err(Error::Runtime)?;

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Runs the demo on an ordinary Debian 12 with systemd and cgroup v2, in a virtual machine.
+# Runs the demo, services with everything a node gives them, and the programs named as arguments, on an ordinary
+# Debian 12 with systemd and cgroup v2, in a virtual machine.
 #
 # The machine is made here from Debian's packages and emulated without hardware help, so it is slow but runs
 # anywhere. What is made is kept in target/vm and used again; the disk is made anew each time, so nothing of an
@@ -56,6 +57,7 @@ if [ ! -e "$work/debian.done" ]; then
 fi
 
 say "making the disk"
+programs=("$@")
 root=$work/root
 rm -rf "$root"; cp -a "$work/debian" "$root"
 mkdir -p "$root/lib/modules" "$root/opt/aosedge"
@@ -63,20 +65,34 @@ cp -a "$modules" "$root/lib/modules/"
 for program in aos aos-cloud aosctl aos-demo aos-box; do
   [ -x "target/release/$program" ] && cp "target/release/$program" "$root/opt/aosedge/"
 done
+cp -r packaging "$root/opt/aosedge/packaging"
+# What the machine does, one after the other; each part ends with a line that tells its result.
+{
+  echo '#!/bin/sh'
+  echo 'part() { echo "== $*"; "$@"; echo "AOS-VM-RESULT: $? $1"; }'
+  echo 'cd /opt/aosedge'
+  echo 'part ./aos-demo'
+  echo 'part ./packaging/vm/services.sh'
+  for program in ${programs[@]+"${programs[@]}"}; do
+    cp "$program" "$root/opt/aosedge/"
+    echo "part ./$(basename "$program")"
+  done
+} > "$root/opt/aosedge/all"
+chmod 755 "$root/opt/aosedge/all" "$root/opt/aosedge/packaging/vm/services.sh"
 echo aos-vm > "$root/etc/hostname"
 printf '127.0.0.1 localhost aos-vm\n' > "$root/etc/hosts"
 dd if=/dev/urandom bs=16 count=1 status=none | od -An -tx1 | tr -d ' \n' > "$root/etc/machine-id"
 echo >> "$root/etc/machine-id"
 cat > "$root/etc/systemd/system/aos-demo.service" <<'UNIT'
 [Unit]
-Description=AosEdge demo, once
+Description=AosEdge demo and tests, once
 After=multi-user.target
 
 [Service]
 Type=oneshot
 Delegate=yes
 Environment=DEMO_EXIT=1 HOME=/root DEMO_PATIENCE=8
-ExecStart=/bin/sh -c '/opt/aosedge/aos-demo; echo "AOS-VM-RESULT: $?"'
+ExecStart=/opt/aosedge/all
 ExecStopPost=/bin/sh -c 'systemctl --no-block poweroff'
 StandardOutput=tty
 StandardError=tty
@@ -91,7 +107,7 @@ ln -s /dev/null "$root/etc/systemd/system/serial-getty@ttyS0.service"
 mkdir -p "$root/etc/systemd/system/graphical.target.wants"
 ln -s ../aos-demo.service "$root/etc/systemd/system/graphical.target.wants/aos-demo.service"
 rm -f "$work/disk.img"; truncate -s 3G "$work/disk.img"
-mkfs.ext4 -q -F -d "$root" "$work/disk.img"
+mkfs.ext4 -q -F -O quota -d "$root" "$work/disk.img"
 rm -rf "$root"
 
 # --- first programs -----------------------------------------------------------------------------------------
@@ -112,7 +128,7 @@ add() { # a module and, before it, what it needs
     order+=("$name")
   done
 }
-for module in virtio_pci virtio_blk ext4 crc32c_generic; do add "$module"; done
+for module in virtio_pci virtio_blk ext4 crc32c_generic quota_v2; do add "$module"; done
 printf '%s\n' "${order[@]}" > "$boot/modules/order"
 (cd "$boot" && find . | cpio -o -H newc --quiet | gzip -1) > "$work/initrd.gz"
 
@@ -125,10 +141,10 @@ timeout --kill-after=10 "$seconds" qemu-system-x86_64 \
   -append "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=false systemd.unified_cgroup_hierarchy=1" \
   -drive "file=$work/disk.img,if=virtio,format=raw,cache=unsafe" </dev/null >"$log" 2>&1 || true
 sed 's/\r$//' "$log" | grep -av '^\[ ' | tail -80
-if grep -aq '^AOS-VM-RESULT: 0' "$log"; then
-  echo "1 passed, 0 failed"
-else
-  echo "The demo did not succeed in the machine; the whole console is in $log" >&2
-  echo "0 passed, 1 failed"
+passed=$(grep -ac '^AOS-VM-RESULT: 0 ' "$log" || true)
+wanted=$((2 + ${#programs[@]}))
+echo "$passed passed, $((wanted - passed)) failed"
+if [ "$passed" != "$wanted" ]; then
+  echo "Not everything succeeded in the machine; the whole console is in $log" >&2
   exit 1
 fi

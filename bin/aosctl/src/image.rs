@@ -81,38 +81,16 @@ impl Builder {
     }
 }
 
-/// Builds the tree of blobs for what the command line names.
-pub fn build(publish: &Publish) -> Result<Image> {
+/// Builds the tree of blobs for what the command line names, with this item configuration.
+pub fn build(publish: &Publish, item_config: &Value) -> Result<Image> {
     let mut builder = Builder::default();
-    let item_config = builder.add_json(ITEM_CONFIG, &item_config(publish.config.as_deref())?)?;
+    let item_config = builder.add_json(ITEM_CONFIG, item_config)?;
     match (&publish.oci, &publish.rootfs) {
         (Some(path), _) => from_layout(&mut builder, path, &item_config)?,
         (None, Some(root)) => from_folder(&mut builder, root, publish, &item_config)?,
         (None, None) => bail!("one of --oci and --rootfs is needed"),
     }
     builder.finish()
-}
-
-/// The item configuration, with the fields filled in that peers insist on.
-fn item_config(file: Option<&Path>) -> Result<Value> {
-    let mut config = match file {
-        None => json!({}),
-        Some(path) => {
-            let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", path.display()))?
-        }
-    };
-    let fields = config.as_object_mut().context("the item configuration is not a JSON object")?;
-    let has = |fields: &serde_json::Map<String, Value>, name: &str| {
-        fields.keys().any(|key| key.eq_ignore_ascii_case(name))
-    };
-    if !has(fields, "created") {
-        fields.insert("created".into(), "1970-01-01T00:00:00Z".into());
-    }
-    if !has(fields, "runtimes") {
-        fields.insert("runtimes".into(), json!([{ "codename": "crun" }, { "codename": "runc" }]));
-    }
-    Ok(config)
 }
 
 fn from_folder(builder: &mut Builder, root: &Path, publish: &Publish, item_config: &Value) -> Result<()> {
@@ -297,7 +275,8 @@ mod tests {
         std::fs::write(root.path().join("hello"), "hi").unwrap();
         let path = root.path().to_str().unwrap();
         let args = publish(&["--rootfs", path, "--cmd", "/hello -f", "--expose", "80/tcp", "--env", "A=b"]);
-        let (image, again) = (build(&args).unwrap(), build(&args).unwrap());
+        let item = json!({ "runtimes": [{ "codename": "crun" }] });
+        let (image, again) = (build(&args, &item).unwrap(), build(&args, &item).unwrap());
         assert_eq!(image.index_digest, again.index_digest, "publishing twice is one version");
         let index = json_of(&image, &json!(image.index_digest));
         let manifest = json_of(&image, &index["manifests"][0]["digest"]);
@@ -312,10 +291,10 @@ mod tests {
     fn a_damaged_layout_is_refused_with_its_reason() {
         let root = tempfile::tempdir().unwrap();
         let args = publish(&["--oci", root.path().to_str().unwrap()]);
-        assert!(format!("{:#}", build(&args).err().unwrap()).contains("no index.json"));
+        assert!(format!("{:#}", build(&args, &json!({})).err().unwrap()).contains("no index.json"));
         let missing = format!("sha256:{}", "ab".repeat(32));
         let index = json!({ "manifests": [{ "mediaType": MANIFEST, "digest": missing, "size": 3 }] });
         std::fs::write(root.path().join("index.json"), index.to_string()).unwrap();
-        assert!(format!("{:#}", build(&args).err().unwrap()).contains("lacks blob"));
+        assert!(format!("{:#}", build(&args, &json!({})).err().unwrap()).contains("lacks blob"));
     }
 }

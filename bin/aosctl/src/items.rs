@@ -8,6 +8,7 @@ use tokio_util::io::ReaderStream;
 use crate::args::{Assign, Publish};
 use crate::cloud::{Cloud, is_status, segment};
 use crate::image::{self, Content, Image};
+use crate::item_config;
 use crate::output::{Output, elements, rows, table, text};
 
 /// Bytes read from a file at a time.
@@ -16,7 +17,8 @@ const READ_SIZE: usize = 128 * 1024;
 pub async fn publish(cloud: &Cloud, publish: &Publish, out: &Output) -> Result<()> {
     semver::Version::parse(&publish.version)
         .with_context(|| format!("'{}' is no semantic version such as 1.0.0", publish.version))?;
-    let image = image::build(publish)?;
+    let config = item_config::load(cloud, publish.config.as_deref(), out).await?;
+    let image = image::build(publish, &config)?;
     upload_missing(cloud, &image, out).await?;
     let mut item = json!({ "type": "service", "codename": publish.codename });
     if let Some(title) = &publish.title {

@@ -10,6 +10,7 @@ mod env;
 mod follow;
 mod gateway;
 mod image;
+mod item_config;
 mod items;
 mod layer;
 mod log_follow;

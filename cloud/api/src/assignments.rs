@@ -68,7 +68,12 @@ pub(crate) async fn assign(
     let versions = api.store.versions(&item.id).await?;
     let known = versions.iter().map(|row| row.version.as_str());
     if resolve(&version, known).is_none() {
-        return Err(ApiError::bad_request(format!("the item has no version {version}")));
+        let why = if versions.is_empty() {
+            "no version of the item is published yet".to_owned()
+        } else {
+            format!("the item has no version {version}")
+        };
+        return Err(ApiError::bad_request(why));
     }
     let num_instances = input.num_instances.unwrap_or(1);
     if !(1..=MAX_INSTANCES).contains(&num_instances) {

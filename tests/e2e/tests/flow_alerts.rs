@@ -20,7 +20,7 @@ fn alerts_with(page: &Value, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
     items.into_iter().filter(|entry| wanted(&entry["alert"])).collect()
 }
 
-// REL-15
+// REL-15, DIS-24
 #[test]
 fn a_download_that_fails_raises_alerts_that_the_operator_sees() {
     let mut scene = Scene::online("e2e-alerts");

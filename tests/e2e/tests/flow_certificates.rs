@@ -20,7 +20,7 @@ fn serials(scene: &Scene) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-// REL-15
+// REL-15, CM-32
 #[test]
 fn certificates_are_renewed_over_the_cloud_while_the_service_runs() {
     let mut scene = Scene::online("e2e-renew");

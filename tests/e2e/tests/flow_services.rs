@@ -205,3 +205,49 @@ fn two_services_meet_by_name_and_keep_to_their_storages() {
         assert!(text.contains("written"), "the neighbour has its own: {text}");
     }
 }
+
+// SM-06, SM-51, CM-52, REL-29: between companies both must agree, and the one names the other's item as people know it.
+#[test]
+fn a_service_of_another_company_reaches_what_both_allow() {
+    let mut scene = Scene::online("e2e-companies");
+    let other = scene.stage.operator.colleague(&scene.stage.site, &scene.stage.cloud, "sp", "Other").unwrap();
+    handles(&scene, "back", |_| {}).publish(&scene.stage.operator, "1.0.0").unwrap();
+    let wrong = handles(&scene, "wrong", |config| config["allowedConnections"] = json!(["nowhere/8080"]));
+    let refused = aos_testbed::chain(&wrong.publish(&other, "1.0.0").unwrap_err());
+    assert!(refused.contains("no item 'nowhere'") && refused.contains("publish that one first"), "{refused}");
+    let guest =
+        handles(&scene, "guest", |config| config["allowedConnections"] = json!({"back/8080/tcp": {}}));
+    let lone = handles(&scene, "lone", |_| {});
+    for service in [&guest, &lone] {
+        service.publish(&other, "1.0.0").unwrap();
+    }
+    for item in ["back", "guest", "lone"] {
+        scene.run(&["assign", UNIT, item]);
+        let active = scene.stage.wait_active(item, "1.0.0", LIMIT);
+        scene.expect(active);
+    }
+    let status = scene.stage.status().unwrap();
+    let id = |codename: &str| -> String {
+        let instances = status["instances"].as_array().unwrap();
+        let found = instances.iter().find(|one| one["item"]["codename"] == codename).unwrap();
+        found["item"]["id"].as_str().unwrap().to_owned()
+    };
+    let address = |codename: &str| -> String {
+        let instances = scene.stage.unit.instances();
+        let found = instances.iter().find(|one| one["item"] == *id(codename)).unwrap();
+        found["ip"].as_str().unwrap().split('/').next().unwrap().to_owned()
+    };
+    let (back, to_guest) = (address("back"), address("guest"));
+    let page = |from: &str, to: &str| call(&scene, &id(from), "fetch", &format!("{to}:8080/bin/start"));
+    scene.until("the page of the other company", || {
+        let text = page("guest", &back)?;
+        if text.contains("service starts") { Ok(()) } else { Err(text) }
+    });
+    for (from, to) in [("lone", &back), ("back", &to_guest)] {
+        let text = page(from, to).unwrap();
+        assert!(!text.contains("service starts"), "{from} reaches {to}: {text}");
+    }
+    // Its own company's are open to it.
+    let text = page("lone", &to_guest).unwrap();
+    assert!(text.contains("service starts"), "{text}");
+}

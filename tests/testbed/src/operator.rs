@@ -98,6 +98,19 @@ impl Operator {
         token.map(str::to_owned).ok_or_else(|| Error::Unexpected("the new user got no token".to_owned()))
     }
 
+    /// A user of another company with credentials of its own.
+    pub fn colleague(&self, site: &Site, cloud: &Cloud, role: &str, company: &str) -> Result<Self> {
+        let other = Self { home: site.dir().join(format!("aosctl-{company}")), ..self.clone() };
+        let token = site.dir().join(format!("token-{company}"));
+        std::fs::write(&token, self.user_token(role, company)?)
+            .tried(|| format!("cannot write {}", token.display()))?;
+        let ca = cloud.root_certificate();
+        let login = [OsStr::new("login"), OsStr::new("--cloud"), OsStr::new(&self.url), OsStr::new("--ca")];
+        let files = [ca.as_os_str(), OsStr::new("--token-file"), token.as_os_str()];
+        other.run_as(PROFILE, &[&login[..], &files[..]].concat())?;
+        Ok(other)
+    }
+
     /// The status document of a Unit.
     pub fn unit_status(&self, system_id: &str) -> Result<Value> {
         self.get(&format!("units/{system_id}/status/"))

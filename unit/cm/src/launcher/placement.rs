@@ -8,6 +8,8 @@
 //! instance; of the nodes left those with the highest priority count; of these the one with most free CPU, then
 //! most free RAM, then the lowest identifier wins.
 
+mod candidates;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use aos_ids::{Digest, ItemKind, NodeId, RuntimeId};
@@ -278,52 +280,6 @@ impl<'a> Room<'a> {
         self.runtimes[n][r].1.unwrap_or(self.free[n].1)
     }
 
-    /// All places that pass every filter; the error names the first filter that left none.
-    fn candidates(&self, wish: &Wish<'_>, variant: &Variant) -> Result<Vec<(usize, usize)>, ErrorInfo> {
-        let service = wish.kind != ItemKind::Component;
-        let mut left: Vec<usize> = (0..self.nodes.len()).collect();
-        let some = |left: &[usize], what: &str| if left.is_empty() { Err(not_found(what)) } else { Ok(()) };
-        left.retain(|n| wish.pinned.is_none_or(|(node, _)| self.nodes[*n].id == *node));
-        some(&left, "no nodes with given ID")?;
-        left.retain(|n| wish.labels.iter().all(|label| self.nodes[*n].labels.contains(label)));
-        some(&left, "no nodes with instance labels")?;
-        if service {
-            left.retain(|n| {
-                let have = &self.resources[*n];
-                variant
-                    .resources
-                    .iter()
-                    .all(|name| have.get(name.as_str()).is_some_and(|count| *count != Some(0)))
-            });
-            some(&left, "no nodes with instance resources")?;
-        }
-        let mut places: Vec<(usize, usize)> =
-            left.into_iter().flat_map(|n| (0..self.nodes[n].runtimes.len()).map(move |r| (n, r))).collect();
-        let some =
-            |places: &[(usize, usize)], what| if places.is_empty() { Err(not_found(what)) } else { Ok(()) };
-        places.retain(|&(n, r)| {
-            let runtime = &self.nodes[n].runtimes[r];
-            let listed = if variant.runtimes.is_empty() {
-                DEFAULT_RUNTIMES.contains(&runtime.kind.as_str())
-            } else {
-                variant.runtimes.contains(&runtime.kind)
-            };
-            listed && wish.pinned.is_none_or(|(_, id)| runtime.id == *id)
-        });
-        some(&places, "no nodes with instance runtime")?;
-        places.retain(|&(n, r)| runs_on(&variant.platform, &self.nodes[n].runtimes[r].platform));
-        some(&places, "no nodes with instance platform")?;
-        if service {
-            places.retain(|&(n, r)| self.cpu(n, r) >= needs(variant, &self.nodes[n].ratios).cpu);
-            some(&places, "no nodes with available CPU")?;
-            places.retain(|&(n, r)| self.ram(n, r) >= needs(variant, &self.nodes[n].ratios).ram);
-            some(&places, "no nodes with available RAM")?;
-        }
-        places.retain(|&(n, r)| self.runtimes[n][r].2 > 0);
-        some(&places, "no runtime with room for an instance")?;
-        Ok(places)
-    }
-
     fn reserve(
         &mut self,
         wish: &Wish<'_>,
@@ -393,11 +349,6 @@ fn needs(variant: &Variant, ratios: &Ratios) -> Needs {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // 0..=amount
 fn share(amount: u64, percent: f64) -> u64 {
     ((amount as f64) * (percent.clamp(0.0, 100.0) / 100.0) + 0.5).floor() as u64
-}
-
-/// An image that names no architecture, such as a component's payload, runs wherever its runtime is.
-fn runs_on(image: &Platform, runtime: &Platform) -> bool {
-    image.architecture.is_empty() || image.runs_on(runtime)
 }
 
 #[cfg(test)]

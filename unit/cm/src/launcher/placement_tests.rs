@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::candidates::runs_on;
 use super::*;
 
 fn node(name: &str, priority: u64) -> Node {
@@ -99,7 +100,7 @@ fn by_labels() {
     let services: Vec<Service> = ["label2", "label1", "label3"]
         .map(|label| Service { labels: vec![label.into()], ..service(2, |_| ()) })
         .into();
-    let none = "5: no nodes with instance labels";
+    let none = "5: no nodes with instance labels: label3 wanted, localSM has label1, remoteSM1 has label2, remoteSM2 has none, runxSM has none";
     assert_eq!(places(&services, &nodes), ["R1", "R1", "L", "L", none, none]);
 }
 
@@ -242,6 +243,7 @@ fn any_node() -> impl Strategy<Value = Node> {
 
 proptest! {
     // Never more than there is; same input, same answer; a placement fed back as present changes nothing.
+    // CM-15
     #[test]
     fn capacity_holds_and_placement_is_stable(
         nodes in proptest::collection::vec(any_node(), 0..4),

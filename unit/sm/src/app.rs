@@ -68,6 +68,7 @@ pub fn run_with(config: Config, surroundings: Surroundings) -> Result<(), Error>
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(8)
+        .on_thread_park(aos_footprint::before_sleep)
         .thread_keep_alive(Duration::from_secs(2))
         .build()
         .map_err(Error::system("start the runtime"))?;

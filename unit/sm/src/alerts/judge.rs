@@ -121,6 +121,8 @@ mod tests {
             params: None,
             storage: None,
             state_file: None,
+            storage_limit: None,
+            state_limit: None,
             uid: 0,
             log: "/none".into(),
         }

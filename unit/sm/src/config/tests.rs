@@ -40,6 +40,38 @@ fn upstream_file_is_taken_as_it_is() {
     assert_eq!(runtime.executable, Path::new("/usr/bin/crun"));
 }
 
+// SM-21, SM-23: the defaults as they are documented.
+#[test]
+fn what_is_not_said_has_its_default() {
+    let config = parse(
+        r#"{"workingDir":"/w","iamPublicServerURL":"a:1","cmServerURL":"b:2","caCert":"",
+            "runtimes":[{"plugin":"container","type":"crun"}]}"#,
+    )
+    .unwrap();
+    assert_eq!(config.ca_cert, None);
+    assert_eq!(config.cm_reconnect_timeout, Duration::from_secs(10));
+    assert_eq!(config.node_config_file, Path::new("/w/aos_node.cfg"));
+    assert_eq!(config.resources_config_file, Path::new("/etc/aos/resources.cfg"));
+    assert_eq!((config.poll_period, config.average_samples), (Duration::from_secs(35), 1));
+    assert_eq!((config.image_path.as_path(), config.images_part_limit), (Path::new("/w/images"), 0));
+    assert_eq!(config.update_item_ttl, Duration::from_hours(30 * 24));
+    assert_eq!(config.remove_outdated_period, Duration::from_hours(24));
+    assert_eq!(config.log_limits, Limits::new(262_144, 80));
+    let alerts = JournalAlerts { filter: vec![], service_priority: 4, system_priority: 3 };
+    assert_eq!(config.journal_alerts, alerts);
+    let runtime = config.containers.first().unwrap();
+    assert_eq!(runtime.runtime_dir, Path::new("/run/aos/runtime"));
+    assert_eq!(
+        (runtime.storage_dir.as_path(), runtime.state_dir.as_path()),
+        (Path::new("/w/storages"), Path::new("/w/states"))
+    );
+    assert_eq!(runtime.state_root, Path::new("/run/crun"));
+    assert_eq!(runtime.executable, Path::new("/usr/bin/crun"));
+    let five = vec![r#"{"plugin":"container","type":"t"}"#; 5].join(",");
+    let many = parse(&format!("{{{BASE}:[{five}]}}")).unwrap_err().to_string();
+    assert!(many.contains("at most 4"), "{many}");
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     let base = r#""workingDir":"/w","iamPublicServerURL":"a:1","cmServerURL":"b:2""#;
@@ -86,4 +118,14 @@ fn several_runtimes_keep_out_of_each_others_way() {
     assert_eq!(alone.run_dir(), Path::new("/run/aos-native"));
     let none = format!(r#"{{{BASE}:[{{"plugin":"boot","type":"n"}}]}}"#);
     assert!(parse(&none).unwrap_err().to_string().contains("runtimes"));
+}
+
+// ARC-14: what is shipped leads to the Communication Manager at its usual port.
+#[test]
+fn the_shipped_configuration_has_the_usual_ports() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/config/sm.cfg");
+    let config = parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(config.cm_server_url, "localhost:8093");
+    assert_eq!(config.iam_public_url, "localhost:8090");
+    assert_eq!(config.iam_protected_url, "localhost:8089");
 }

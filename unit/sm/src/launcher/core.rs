@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use aos_ids::InstanceIdent;
 
 use super::entry::{Entry, Phase, error_of};
-use super::events::{Action, Event, FailureKind, Found, Status, Why};
+use super::events::{Action, Event, Facts, FailureKind, Found, Status, Why};
 use super::health::Health;
 use crate::instance::InstanceInfo;
 
@@ -41,6 +41,11 @@ impl Core {
     /// Status of every instance.
     pub fn statuses(&self) -> Vec<Status> {
         self.entries.values().map(Entry::status).collect()
+    }
+
+    /// What is known of the item of an instance.
+    pub fn facts(&self, ident: &InstanceIdent) -> Option<&Facts> {
+        self.entries.get(ident).map(|entry| &entry.facts)
     }
 
     /// True for an instance that is wished for, runs or is being stopped.

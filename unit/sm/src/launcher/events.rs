@@ -41,6 +41,10 @@ pub struct Facts {
     pub offline_ttl: Option<Duration>,
     /// How its health is found out; `None` when the state of the process alone counts.
     pub probes: Option<Arc<Probes>>,
+    /// Bytes its storage may take.
+    pub storage_limit: Option<u64>,
+    /// Bytes its state may take.
+    pub state_limit: Option<u64>,
 }
 
 /// How a process ended.

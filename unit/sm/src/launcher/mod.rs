@@ -416,7 +416,8 @@ impl Launcher {
         let statuses = self.core.statuses();
         let watched = statuses.into_iter().filter_map(|status| {
             let (runtime, _) = self.workshop.runtimes.get(&status.info.runtime)?;
-            Some(Watched::of(status, runtime.as_ref()))
+            let facts = self.core.facts(&status.info.ident);
+            Some(Watched::of(status, runtime.as_ref(), facts))
         });
         self.watched.send_replace(Arc::new(watched.collect()));
     }

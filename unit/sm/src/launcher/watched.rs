@@ -7,7 +7,7 @@ use aos_status::InstanceState;
 use aos_unit_api::servicemanager::v5::MonitoringParameters;
 use prost::Message;
 
-use super::events::Status;
+use super::events::{Facts, Status};
 use crate::runtimes::{CgroupPaths, Runtime};
 
 /// One instance of this node.
@@ -33,6 +33,10 @@ pub struct Watched {
     pub storage: Option<PathBuf>,
     /// Its state file on the host.
     pub state_file: Option<PathBuf>,
+    /// Bytes its storage may take.
+    pub storage_limit: Option<u64>,
+    /// Bytes its state may take.
+    pub state_limit: Option<u64>,
     /// The user its processes and files belong to.
     pub uid: u32,
     /// Its log file.
@@ -40,7 +44,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    pub(super) fn of(status: Status, runtime: &dyn Runtime) -> Self {
+    pub(super) fn of(status: Status, runtime: &dyn Runtime, facts: Option<&Facts>) -> Self {
         let Status { info, state, pid, .. } = status;
         let id = info.id();
         let data = runtime.places(&info).unwrap_or_default();
@@ -51,6 +55,8 @@ impl Watched {
             params: info.monitoring.as_deref().and_then(|bytes| MonitoringParameters::decode(bytes).ok()),
             storage: data.storage,
             state_file: data.state,
+            storage_limit: facts.and_then(|facts| facts.storage_limit),
+            state_limit: facts.and_then(|facts| facts.state_limit),
             uid: info.uid,
             log: runtime.log_path(&id),
             version: info.version,

@@ -308,5 +308,7 @@ pub fn facts_of(image: &Image) -> Facts {
             .map(aos_duration_text::DurationText::get)
             .filter(|ttl| *ttl > Duration::ZERO),
         probes: Some(image.item.probes.clone()).filter(|probes| !probes.is_empty()).map(Arc::new),
+        storage_limit: image.item.quotas.storage_limit.filter(|limit| *limit > 0),
+        state_limit: image.item.quotas.state_limit.filter(|limit| *limit > 0),
     }
 }

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::readers::field;
+use super::sample::Sample;
+use super::{STATES, STORAGES};
 use crate::alerts::AlertSender;
 use crate::launcher::Watched;
 use crate::runtimes::CgroupPaths;
@@ -29,9 +31,9 @@ enum Limit {
     Memory,
     Files,
     Temporary,
+    Storage,
+    State,
 }
-
-const ALL: [Limit; 4] = [Limit::Processes, Limit::Memory, Limit::Files, Limit::Temporary];
 
 impl Limit {
     /// What is told; `count` is the limit, how often the kernel said no, or how much is in use.
@@ -43,6 +45,8 @@ impl Limit {
             }
             Self::Files => format!("its limit of open files is reached: it has {count}"),
             Self::Temporary => format!("its /tmp is full: {count} bytes"),
+            Self::Storage => format!("its storage is nearly full: {count} bytes"),
+            Self::State => format!("its state is nearly full: {count} bytes"),
         }
     }
 }
@@ -95,39 +99,47 @@ impl Looked {
         }
     }
 
-    /// What is met and has to be told.
-    fn look(&mut self, now: Instant) -> Vec<String> {
+    /// What is met and has to be told; `disk` are the bytes in use and allowed of storage and state, as far as
+    /// they are known.
+    fn look(&mut self, now: Instant, disk: [(Limit, Option<(u64, u64)>); 2]) -> Vec<String> {
         let mut told = Vec::new();
-        for limit in ALL {
-            let met = self.met.entry(limit).or_default();
-            let (count, due) = match limit {
-                Limit::Processes => {
-                    let found = self.processes.as_deref().and_then(Processes::read);
-                    let limit = found.as_ref().and_then(|found| found.limit).unwrap_or_default();
-                    let is_so = found.is_some_and(|found| {
-                        found.present >= limit || (met.told.is_none() && found.was_reached())
-                    });
-                    (limit, met.tell(now, limit > 0 && is_so))
-                }
-                Limit::Memory => {
-                    let count = self.memory.as_ref().map_or(0, killed);
-                    (count, met.grew(now, count))
-                }
-                Limit::Files => {
-                    let open = self.files.map_or(0, |most| open_files(self.pid, most));
-                    (open, met.tell(now, self.files.is_some_and(|most| open >= most)))
-                }
-                Limit::Temporary => {
-                    let full = full(&self.tmp);
-                    (full.unwrap_or_default(), met.tell(now, full.is_some()))
-                }
-            };
+        let mut tell = |limit: Limit, count: u64, due: bool| {
             if due {
                 told.push(limit.words(count));
             }
+        };
+        if let Some(found) = self.processes.as_deref().and_then(Processes::read)
+            && let Some(limit) = found.limit
+        {
+            let met = self.met.entry(Limit::Processes).or_default();
+            let is_so = found.present >= limit || (met.told.is_none() && found.was_reached());
+            tell(Limit::Processes, limit, met.tell(now, is_so));
+        }
+        if let Some(events) = &self.memory {
+            let count = killed(events);
+            tell(Limit::Memory, count, self.met.entry(Limit::Memory).or_default().grew(now, count));
+        }
+        if let Some(most) = self.files {
+            let open = open_files(self.pid, most);
+            tell(Limit::Files, open, self.met.entry(Limit::Files).or_default().tell(now, open >= most));
+        }
+        if let Some(size) = full(&self.tmp) {
+            let met = self.met.entry(Limit::Temporary).or_default();
+            tell(Limit::Temporary, size, met.tell(now, true));
+        }
+        for (limit, used) in disk {
+            let Some((used, allowed)) = used else { continue };
+            let met = self.met.entry(limit).or_default();
+            tell(limit, used, met.tell(now, used.saturating_add(slack(allowed)) >= allowed));
         }
         told
     }
+}
+
+/// How near to its limit a storage or state is as good as full: what file systems need for themselves counts in
+/// different ways.
+fn slack(allowed: u64) -> u64 {
+    (allowed / 16).max(2 << 20).min(allowed / 4)
 }
 
 /// Processes the kernel has killed for want of memory.
@@ -214,12 +226,24 @@ pub struct Limits(BTreeMap<String, Looked>);
 
 impl Limits {
     /// Looks at every instance that runs and tells what it has run into.
-    pub fn look(&mut self, now: Instant, watched: &[Watched], alerts: &AlertSender) {
+    /// What storage and state of those measured take is in `samples`.
+    pub fn look(
+        &mut self,
+        now: Instant,
+        watched: &[Watched],
+        samples: &BTreeMap<String, Sample>,
+        alerts: &AlertSender,
+    ) {
         self.0.retain(|id, looked| watched.iter().any(|one| one.id == *id && one.pid == Some(looked.pid)));
         for one in watched {
             let Some(pid) = one.pid else { continue };
             let looked = self.0.entry(one.id.clone()).or_insert_with(|| Looked::open(pid, &one.cgroups));
-            for words in looked.look(now) {
+            let used = |name: &str| samples.get(&one.id)?.partitions.get(name).copied();
+            let disk = [
+                (Limit::Storage, used(STORAGES).zip(one.storage_limit)),
+                (Limit::State, used(STATES).zip(one.state_limit)),
+            ];
+            for words in looked.look(now, disk) {
                 alerts.instance(&one.ident, &one.version, &words);
             }
         }
@@ -260,6 +284,23 @@ mod tests {
         assert_eq!(counted, 3);
     }
 
+    const NONE: [(Limit, Option<(u64, u64)>); 2] = [(Limit::Storage, None), (Limit::State, None)];
+
+    #[test]
+    fn a_storage_is_told_when_it_is_nearly_full() {
+        let (_folder, paths) = group(&[]);
+        let mut looked = Looked::open(1, &paths);
+        let now = Instant::now();
+        let mut told = |used: u64, allowed: u64| {
+            let disk = [(Limit::Storage, Some((used, allowed))), (Limit::State, None)];
+            looked.look(now, disk).iter().any(|words| words.contains("storage is nearly full"))
+        };
+        assert!(!told(900 << 20, 1 << 30));
+        assert!(!told(5 << 20, 8 << 20));
+        assert!(told(7 << 20, 8 << 20));
+        assert!(!told(8 << 20, 8 << 20), "it has been told");
+    }
+
     fn group(files: &[(&str, &str)]) -> (tempfile::TempDir, CgroupPaths) {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -278,12 +319,12 @@ mod tests {
         {
             let (folder, paths) = group(&quiet);
             let mut looked = Looked::open(1, &paths);
-            assert!(!looked.look(now).iter().any(|words| words.contains("processes is")));
+            assert!(!looked.look(now, NONE).iter().any(|words| words.contains("processes is")));
             assert!(!reached_processes(&paths));
             std::fs::write(folder.path().join(file), text).unwrap();
             assert_eq!(reached_processes(&paths), reached, "{file} {text}");
             let told = |looked: &mut Looked, now| {
-                looked.look(now).iter().any(|words| words.contains("64 processes is reached"))
+                looked.look(now, NONE).iter().any(|words| words.contains("64 processes is reached"))
             };
             assert_eq!(told(&mut looked, now), reached);
             assert!(!told(&mut looked, now));

@@ -211,8 +211,8 @@ impl Task {
     }
 
     async fn poll(&mut self) {
-        self.limits.look(Instant::now(), &self.watched, &self.links.alerts);
         let (node, instances) = self.read().await;
+        self.limits.look(Instant::now(), &self.watched, &instances, &self.links.alerts);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = prost_types::Timestamp {
             seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),

@@ -80,6 +80,8 @@ impl World {
             params: Some(wire::MonitoringParameters::default()),
             storage: None,
             state_file: None,
+            storage_limit: None,
+            state_limit: None,
             uid: 0,
             log: "/none".into(),
         }

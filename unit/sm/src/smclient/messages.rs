@@ -16,6 +16,8 @@ use crate::launcher::Status;
 
 /// Longest variable the kernel takes, bytes.
 const MAX_VARIABLE: usize = 128 * 1024 - 2;
+/// Longest text of an error that peers take, bytes.
+const MAX_MESSAGE: usize = 255;
 /// Longest part of a refused name that is told.
 const MAX_NAME: usize = 64;
 
@@ -51,8 +53,15 @@ fn status(status: &Status) -> wire::InstanceStatus {
         manifest_digest: info.manifest.to_string(),
         env_vars,
         state: state.to_string(),
-        error: error_to_wire(error.clone()),
+        error: error_to_wire(error.clone().map(short)),
     }
+}
+
+/// Cut to what peers take, at a character.
+fn short(error: ErrorInfo) -> ErrorInfo {
+    let ErrorInfo { mut message, .. } = error;
+    message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+    ErrorInfo { message, ..error }
 }
 
 /// A request in checked types.
@@ -84,7 +93,7 @@ pub fn update(update: wire::UpdateInstances) -> Update {
         refused.retain(|known| known.ident != ident);
         match checked(ident.clone(), &info) {
             Ok(info) => start.push(info),
-            Err(error) => refused.push(Refusal::of(ident, &info, error.info())),
+            Err(error) => refused.push(Refusal::of(ident, &info, short(error.info()))),
         }
     }
     for ident in update.stop_instances {
@@ -184,6 +193,17 @@ mod tests {
         let [bad] = refused.as_slice() else { panic!("{refused:?}") };
         assert_eq!((bad.ident.instance, bad.status.manifest_digest.as_str()), (1, "md5:00"));
         assert_eq!(bad.status.error.as_ref().unwrap().aos_code, 6);
+    }
+
+    // Upstream's peers have room for 256 bytes and fail the whole message beyond.
+    #[test]
+    fn long_reasons_are_cut_to_what_peers_take() {
+        let ident = instance(wish(0, "").instance).unwrap();
+        let info = checked(ident, &wish(0, &format!("sha256:{}", "a".repeat(64)))).unwrap();
+        let error = Some(ErrorInfo::new(AosCode::Failed, "\u{e4}".repeat(500)));
+        let failed = Status { info, state: InstanceState::Failed, error, pid: None };
+        let told = status(&failed).error.unwrap().message;
+        assert_eq!((told.len(), told.chars().all(|letter| letter == '\u{e4}')), (254, true));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::cm::wait_for;
 use crate::image::{lone_user, wish};
 use crate::sm::Sm;
+use crate::watch::wait_alert;
 
 const MIB: u64 = 1024 * 1024;
 const PARENT: &str = "aos-test";
@@ -142,6 +143,7 @@ async fn fill(sm: &Sm, number: u64, storage: u64, state: u64) -> (u64, u64, Stri
     let image = sm.blobs.simple(FILLER, item);
     let mut info = wish(number, "1.0.0", &image, &sm.runtime);
     (info.uid, info.gid) = (5001 + u32::try_from(number).unwrap(), 5002);
+    info.monitoring_parameters = Some(Default::default());
     info.storage_path = format!("item/subject/{number}");
     info.state_path = format!("item/subject/{number}/state.dat");
     sm.cm.update(vec![info], vec![]).await;
@@ -160,9 +162,12 @@ pub async fn storage_and_state_are_limited_on_btrfs() {
     let mut sm = Sm::start_with("crun", |config| {
         places_on(&disk, config);
         config["diskQuotas"] = json!("required");
+        config["monitoring"] = json!({"pollPeriod": "1s", "averageWindow": "1s"});
     })
     .await;
     let (storage, state, log) = fill(&sm, 0, 8 * MIB, MIB).await;
+    let full = wait_alert(&sm, "its storage is nearly full").await;
+    assert!(full.starts_with("instance 0 1.0.0 "), "{full}");
     assert!((6 * MIB..=8 * MIB).contains(&storage), "{log}");
     assert!(state <= MIB && log.matches("Disk quota exceeded").count() == 2, "{log}");
     // A neighbour is not touched, and nothing changes by a restart of ours.
@@ -194,9 +199,11 @@ pub async fn a_storage_without_quotas_is_limited_by_its_image() {
     let mut sm = Sm::start_with("crun", |config| {
         places_on(&disk, config);
         config["diskQuotas"] = json!("images");
+        config["monitoring"] = json!({"pollPeriod": "1s", "averageWindow": "1s"});
     })
     .await;
     let (storage, _, log) = fill(&sm, 0, 8 * MIB, 65536).await;
+    wait_alert(&sm, "its storage is nearly full").await;
     assert!((7 * MIB..=9 * MIB).contains(&storage), "{log}");
     assert!(log.contains("No space left on device"), "{log}");
     assert_eq!(images(), 1);

@@ -1,5 +1,7 @@
 //! Requests of CM beside instances, and its absence.
 
+use std::fs;
+
 use aos_unit_api::servicemanager::v5 as wire;
 use wire::sm_incoming_messages::SmIncomingMessage as ToSm;
 use wire::sm_outgoing_messages::SmOutgoingMessage as FromSm;
@@ -62,6 +64,24 @@ pub async fn requests_beside_instances_are_answered() {
     assert_eq!(lines.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>(), ["some words"]);
     sm.cm.send(request("two", "other")).await;
     assert_eq!(log_answer(&sm, "two").await.0, "absent");
+
+    // It asks and is asked nothing: no socket of this network waits for a connection but those of the test.
+    let sockets = |file: &str| {
+        let text = fs::read_to_string(file).unwrap();
+        let waiting = |line: &&str| line.split_ascii_whitespace().nth(3) == Some("0A");
+        let inode = |line: &str| line.split_ascii_whitespace().nth(9).unwrap().to_owned();
+        text.lines().filter(waiting).map(inode).collect::<Vec<_>>()
+    };
+    let waiting = [sockets("/proc/net/tcp"), sockets("/proc/net/tcp6")].concat();
+    assert!(!waiting.is_empty(), "the test's own is there");
+    let held = fs::read_dir(format!("/proc/{}/fd", sm.pid())).unwrap().flatten();
+    for link in held.filter_map(|entry| fs::read_link(entry.path()).ok()) {
+        let name = link.to_string_lossy().into_owned();
+        assert!(
+            !waiting.iter().any(|inode| name == format!("socket:[{inode}]")),
+            "{name} waits for connections"
+        );
+    }
 
     let of = ["/servicemanager.v5.SMService/", "/servicemanager.v5.NetworkService/"];
     let paths = sm.cm.paths();

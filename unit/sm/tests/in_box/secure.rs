@@ -1,7 +1,7 @@
 //! The connection to CM over TLS: whose certificate is shown, and when another one is.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use aos_tls::{ClientAuth, Incoming, Protocol, grpc_server, server_config};
@@ -12,6 +12,7 @@ use futures_util::stream::BoxStream;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 use v6::iam_public_cert_service_server::{IamPublicCertService, IamPublicCertServiceServer};
@@ -22,7 +23,7 @@ use v6::iam_public_current_node_service_server::{
 use crate::cm::wait_for;
 use crate::image::wish;
 use crate::sm::{NODE, Sm};
-use crate::tests::with_tmp;
+use crate::tests::{number, with_tmp};
 
 /// An authority that keeps certificates and keys in files.
 struct Pki {
@@ -76,19 +77,26 @@ impl Pki {
 #[derive(Clone)]
 struct Iam {
     certificate: Arc<watch::Sender<Option<v6::CertInfo>>>,
+    server: Arc<Mutex<Option<AbortHandle>>>,
 }
 
 impl Iam {
     async fn start(pki: &Pki) -> (Self, String) {
-        let iam = Self { certificate: Arc::new(watch::Sender::new(None)) };
+        let iam = Self { certificate: Arc::new(watch::Sender::new(None)), server: Arc::default() };
         let config = pki.server("iam", false);
         let incoming = Incoming::bind_tls("127.0.0.1:0", &config, Protocol::Grpc).await.unwrap();
         let address = incoming.local_addr().to_string();
         let server = grpc_server()
             .add_service(IamPublicCertServiceServer::new(iam.clone()))
             .add_service(IamPublicCurrentNodeServiceServer::new(iam.clone()));
-        tokio::spawn(server.serve_with_incoming(incoming.into_stream()));
+        let task = tokio::spawn(server.serve_with_incoming(incoming.into_stream()));
+        *iam.server.lock().unwrap() = Some(task.abort_handle());
         (iam, address)
+    }
+
+    /// Nobody can connect any more.
+    fn go_away(&self) {
+        self.server.lock().unwrap().take().unwrap().abort();
     }
 }
 
@@ -198,4 +206,33 @@ pub async fn without_a_certificate_only_where_it_is_asked_for() {
     wait_for("a refused try", || (strict.refusals() >= 2).then_some(())).await;
     assert_eq!(strict.peers(), Vec::<String>::new());
     assert_eq!(sm.status().await["cm"]["connected"], false);
+}
+
+// REL-02: a cold boot needs IAM as little as CM: the node is what IAM said last, and what is stored runs.
+pub async fn a_start_without_iam_goes_by_what_it_said_last() {
+    let pki = Pki::new();
+    let (mut sm, iam) = scene(&pki, true, false).await;
+    iam.certificate.send_replace(Some(pki.issue("first")));
+    sm.launch();
+    sm.cm.wait_connected().await;
+    let image = sm.blobs.simple("exec /bin/busybox sleep 1000", with_tmp());
+    sm.cm.update(vec![wish(0, "1.0.0", &image, &sm.runtime)], vec![]).await;
+    sm.cm.wait_state(0, "active").await;
+    let before = sm.instance(0).await;
+    sm.stop();
+    iam.go_away();
+    let pid = nix::unistd::Pid::from_raw(number(&before["pid"]));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    sm.launch();
+    let after = loop {
+        let now = sm.instance(0).await;
+        if now["state"] == "active" && now["pid"] != before["pid"] {
+            break now;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    assert_eq!(after["starts"], 2);
+    let status = sm.status().await;
+    assert_eq!((&status["node"], &status["cm"]["connected"]), (&json!(NODE), &json!(false)));
+    assert_eq!(sm.cm.peers(), ["first"], "CM is not talked to without a certificate");
 }

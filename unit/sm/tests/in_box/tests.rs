@@ -58,7 +58,7 @@ use crate::running::{
     state_and_storage_belong_to_the_instance_and_last,
 };
 use crate::secure::{
-    a_new_certificate_is_shown_on_a_new_stream, without_a_certificate_only_where_it_is_asked_for,
+    a_new_certificate_is_shown_on_a_new_stream, a_start_without_iam_goes_by_what_it_said_last, without_a_certificate_only_where_it_is_asked_for,
 };
 use crate::survival::{
     a_dead_keeper_is_replaced_and_containers_go_on, a_start_that_loses_its_keeper_is_tried_again,
@@ -142,6 +142,7 @@ tests! {
     hostile_images_fail_with_a_reason,
     a_new_certificate_is_shown_on_a_new_stream,
     without_a_certificate_only_where_it_is_asked_for,
+    a_start_without_iam_goes_by_what_it_said_last,
     two_hundred_kills_during_churn_leave_nothing_behind,
     names_resolve_whoever_is_killed,
     a_name_belongs_to_one_instance,

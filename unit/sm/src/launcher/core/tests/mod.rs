@@ -14,7 +14,7 @@ use aos_item_format::{Probe, Probes, TcpProbe};
 use aos_status::{AosCode, ErrorInfo, InstanceState};
 
 use super::*;
-use crate::launcher::events::{Ended, Facts, Failure};
+use crate::launcher::events::{Ended, Failure};
 use crate::launcher::health::{ProbeError, Question};
 use crate::launcher::restart::RunParameters;
 

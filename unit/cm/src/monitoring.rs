@@ -185,19 +185,23 @@ mod tests {
 
     const PERIOD: Duration = Duration::from_mins(1);
 
-    // CM-28: the latest samples are kept, the rest is forgotten.
+    // CM-16, CM-28: the latest samples are kept whole, the rest is forgotten.
     #[test]
     fn the_latest_samples_are_kept() {
         let (node, now) = (NodeId::new("n").unwrap(), Instant::now());
         let mut waiting = Waiting::new(PERIOD);
         for ram in 0..20 {
-            let data = v5::MonitoringData { ram, ..Default::default() };
+            let partitions = vec![v5::PartitionUsage { name: "storages".into(), used_size: 3 * ram }];
+            let data = v5::MonitoringData { ram, cpu: 2 * ram, partitions, ..Default::default() };
             let samples = v5::InstantMonitoring { node_monitoring: Some(data), instances_monitoring: vec![] };
             waiting.push(&node, samples, now);
         }
         let data = waiting.take();
         let rams: Vec<u64> = data.nodes[0].items.iter().map(|sample| sample.ram).collect();
         assert_eq!(rams, (4..20).collect::<Vec<u64>>());
+        let last = data.nodes[0].items.last().unwrap();
+        assert_eq!((last.cpu, last.partitions[0].name.as_str()), (38, "storages"));
+        assert_eq!(last.partitions[0].used_size, 57);
         assert_eq!(waiting.deadline(), None);
     }
 

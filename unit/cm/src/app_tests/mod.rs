@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 use aos_cloud_protocol::{Body, DesiredStatus};
 use aos_status::{AosCode, InstanceState, ItemState};
 use aos_supervise::Shutdown;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -274,6 +276,30 @@ async fn a_newer_wish_replaces_one_that_is_being_fetched() {
         assert_eq!(update.start_instances[0].version, "2.0.0");
         assert_eq!(status.items.unwrap().len(), 1);
         assert_eq!(world.document().await["update"]["appliedDesired"], 2);
+    });
+}
+
+// CM-59, DIS-28: what is configured is a type of certificate, by which IAM finds it.
+#[tokio::test]
+async fn the_server_shows_the_certificate_of_the_configured_type() {
+    in_time!(async {
+        let mut world = World::new().await;
+        let peer = aos_tls::client_config(
+            world.pki.roots(),
+            Some(world.pki.identity("peer")),
+            aos_tls::HostCheck::ChainOnly,
+        );
+        let peer = peer.unwrap();
+        for kind in ["cm", "online"] {
+            world.kill().await;
+            world.config.cert_storage = kind.to_owned();
+            world.start();
+            world.sm.connect().await;
+            let stream = aos_tls::connect_tcp_tls("127.0.0.1", world.port, peer.clone(), "127.0.0.1").await;
+            let shown = stream.unwrap().get_ref().1.peer_certificates().unwrap()[0].clone();
+            let issued = CertificateDer::from_pem_file(world.dir.path().join(format!("{kind}.pem"))).unwrap();
+            assert!(shown == issued, "the certificate of type {kind}");
+        }
     });
 }
 

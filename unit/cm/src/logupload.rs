@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use url::Url;
 
-use crate::transport::{DialError, Dialer};
+use crate::transport::{DialError, Dialer, over};
 
 /// Time for one part.
 const PART_TIME: Duration = Duration::from_mins(1);
@@ -144,21 +144,14 @@ async fn put(
     let request = request.body(Full::new(part.content.clone()))?;
     let stream = dialer.dial(url).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let mut connection = std::pin::pin!(connection);
-    let mut work = std::pin::pin!(async {
+    let work = async {
         let response = sender.send_request(request).await?;
         let status = response.status();
         let mut body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
         while let Some(Ok(_)) = body.frame().await {}
         if status.is_success() { Ok(()) } else { Err(UploadError::Status(status)) }
-    });
-    tokio::select! {
-        result = &mut work => result,
-        ended = &mut connection => {
-            ended?;
-            work.await
-        }
-    }
+    };
+    over(connection, work).await
 }
 
 #[cfg(test)]

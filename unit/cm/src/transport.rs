@@ -1,5 +1,7 @@
 //! Connections to the cloud by URL: TCP, and TLS for `https` and `wss`. Trust is `caCert` only.
 
+use std::pin::pin;
+
 use aos_tls::{DialedStream, IdentitySlot, Roots, TlsError};
 use url::{Host, Url};
 
@@ -44,5 +46,21 @@ impl Dialer {
             aos_tls::connect_plain(&host, port).await
         };
         Ok(stream?)
+    }
+}
+
+/// Does `work` over an HTTP connection, which lives only while it is polled too. What broke the connection is told
+/// rather than what that did to the work.
+pub async fn over<T, E: From<hyper::Error>>(
+    connection: impl Future<Output = hyper::Result<()>>,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let (mut connection, mut work) = (pin!(connection), pin!(work));
+    tokio::select! {
+        result = &mut work => result,
+        ended = &mut connection => {
+            ended?;
+            work.await
+        }
     }
 }

@@ -11,7 +11,7 @@ use url::Url;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::transport::{DialError, Dialer};
+use crate::transport::{DialError, Dialer, over};
 
 /// Port of discovery on a host that only the certificate's organisation names.
 const DEFAULT_PORT: u16 = 9000;
@@ -102,8 +102,6 @@ pub async fn ask(dialer: &Dialer, url: &Url, system_id: &SystemId) -> Result<Res
 async fn exchange(dialer: &Dialer, url: &Url, system_id: &SystemId) -> Result<Response, AskError> {
     let stream = dialer.dial(url).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // Dropped with this future: one exchange, one connection.
-    let mut connection = std::pin::pin!(connection);
     let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
     let request = http::Request::post(target)
         .header("host", &url[url::Position::BeforeHost..url::Position::AfterPort])
@@ -122,14 +120,8 @@ async fn exchange(dialer: &Dialer, url: &Url, system_id: &SystemId) -> Result<Re
         let body = body.collect().await.map_err(|error| AskError::Body(error.to_string()))?.to_bytes();
         Ok(Response::read(&body)?)
     };
-    let mut work = std::pin::pin!(work);
-    tokio::select! {
-        result = &mut work => result,
-        ended = &mut connection => {
-            ended?;
-            work.await
-        }
-    }
+    // Dropped with this future: one exchange, one connection.
+    over(connection, work).await
 }
 
 #[cfg(test)]

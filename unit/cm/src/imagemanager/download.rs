@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use url::Url;
 
-use crate::transport::{DialError, Dialer};
+use crate::transport::{DialError, Dialer, over};
 
 /// Longest silence of a server.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -61,7 +61,6 @@ pub async fn download(
         .max_buf_size(64 * 1024)
         .handshake(TokioIo::new(stream))
         .await?;
-    let mut connection = std::pin::pin!(connection);
     let mut request = http::Request::get(&url[url::Position::BeforePath..url::Position::AfterQuery])
         .header(header::HOST, &url[url::Position::BeforeHost..url::Position::AfterPort])
         .header(header::CONNECTION, "close");
@@ -69,18 +68,12 @@ pub async fn download(
         request = request.header(header::RANGE, format!("bytes={}-", partial.len()));
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|_| wrong())?;
-    let mut work = std::pin::pin!(async {
+    let work = async {
         let sent = tokio::time::timeout(SILENCE, sender.send_request(request));
         let response = sent.await.map_err(|_| DownloadError::Silent)??;
         receive(response, partial, arrived).await
-    });
-    tokio::select! {
-        result = &mut work => result,
-        ended = &mut connection => {
-            ended?;
-            work.await
-        }
-    }
+    };
+    over(connection, work).await
 }
 
 async fn receive(

@@ -204,4 +204,70 @@ mod tests {
         assert_eq!(waiting.deadline(), None);
         assert!(waiting.take().is_empty());
     }
+
+    // DIS-22, DIS-23, DIS-24, CM-17: each of the six kinds that nodes know has its tag in the cloud, with what it is
+    // about; the seventh tag is of downloads, which no node speaks of.
+    #[test]
+    fn alerts_of_nodes_become_alerts_for_the_cloud() {
+        let instance = Some(InstanceIdent {
+            item_id: "item".into(),
+            subject_id: "subject".into(),
+            instance: 3,
+            ..Default::default()
+        });
+        let (message, status) = ("text".to_owned(), "raise".to_owned());
+        let (parameter, value) = ("ram".to_owned(), 7);
+        let kinds = [
+            AlertItem::SystemAlert(v5::SystemAlert { message: message.clone() }),
+            AlertItem::CoreAlert(v5::CoreAlert { core_component: "SM".into(), message: message.clone() }),
+            AlertItem::SystemQuotaAlert(v5::SystemQuotaAlert {
+                parameter: parameter.clone(),
+                value,
+                status: status.clone(),
+            }),
+            AlertItem::InstanceQuotaAlert(v5::InstanceQuotaAlert {
+                instance: instance.clone(),
+                parameter,
+                value,
+                status,
+            }),
+            AlertItem::ResourceAllocateAlert(v5::ResourceAllocateAlert {
+                instance: instance.clone(),
+                resource: "camera".into(),
+                message: message.clone(),
+            }),
+            AlertItem::InstanceAlert(v5::InstanceAlert {
+                instance,
+                service_version: "1.2.3".into(),
+                message,
+            }),
+        ];
+        let at = "1970-01-01T00:00:09.000000Z";
+        let node = serde_json::json!({"codename": "n"});
+        let of = serde_json::json!({"item": {"id": "item"}, "subject": {"id": "subject"}, "instance": 3});
+        let expected = [
+            serde_json::json!({"tag": "systemAlert", "node": node, "message": "text"}),
+            serde_json::json!({"tag": "coreAlert", "node": node, "coreComponent": "SM", "message": "text"}),
+            serde_json::json!({"tag": "systemQuotaAlert", "node": node, "parameter": "ram", "value": 7}),
+            serde_json::json!({"tag": "instanceQuotaAlert", "parameter": "ram", "value": 7}),
+            serde_json::json!({"tag": "deviceAllocateAlert", "node": node, "deviceId": "camera", "message": "text"}),
+            serde_json::json!({"tag": "updateItemInstanceAlert", "subjectId": {"id": "subject"}, "version": "1.2.3", "message": "text"}),
+        ];
+        for (number, (kind, expected)) in kinds.into_iter().zip(expected).enumerate() {
+            let timestamp = Some(prost_types::Timestamp { seconds: 9, nanos: 0 });
+            let alert = v5::Alert { timestamp, alert_item: Some(kind) };
+            let mut expected = expected;
+            expected["timestamp"] = at.into();
+            if number > 2 {
+                expected.as_object_mut().unwrap().extend(of.as_object().unwrap().clone());
+            }
+            let told = read(&NodeId::new("n").unwrap(), alert).unwrap();
+            assert_eq!(serde_json::to_value(&told).unwrap(), expected);
+        }
+        let nobodys = v5::Alert {
+            timestamp: None,
+            alert_item: Some(AlertItem::InstanceAlert(v5::InstanceAlert::default())),
+        };
+        assert_eq!(read(&NodeId::new("n").unwrap(), nobodys), None);
+    }
 }

@@ -247,9 +247,13 @@ impl Index {
         self.file.set_len(0)
     }
 
-    /// The log's `size` bytes are about to be cut off: forgets everything but that.
-    pub(crate) fn cut(&mut self, size: u64) -> io::Result<()> {
-        let begin = begin(&self.file).wrapping_add(size);
+    /// Bytes that came before the first one of the log.
+    pub(crate) fn begin(&self) -> u64 {
+        begin(&self.file)
+    }
+
+    /// Notes how many bytes came before the first one of a log that has just been cut.
+    pub(crate) fn begin_at(&mut self, begin: u64) -> io::Result<()> {
         self.clear()?;
         self.file.write_all_at(&encode_begin(begin), 0)?;
         self.len = RECORD;
@@ -375,7 +379,8 @@ mod tests {
             let tail = log.with_extension("1");
             index.copy_tail(10, &index_of(&tail)).unwrap();
             assert_eq!(begins(&tail), total - size + 10);
-            index.cut(size).unwrap();
+            let begin = index.begin();
+            index.begin_at(begin + size).unwrap();
             index = Index::open(&log).unwrap();
             assert_eq!((begins(&log), index.last(), read(&log)), (total, None, vec![]));
         }

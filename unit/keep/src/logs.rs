@@ -3,7 +3,7 @@
 //!
 //! inotify tells about the first write after a look; then the watch is taken away and the file is looked at
 //! once `LOOK_AFTER` later. So a quiet service costs nothing and a talkative one four looks a second. Lines
-//! written between copy and cut are lost; nothing else is. What a look finds is noted in the log's index (see
+//! written in the microseconds between the last look and the cut are lost; nothing else is. What a look finds is noted in the log's index (see
 //! `index`); an index that grows past half the log's cap has the log cut too. While somebody reads, a log is
 //! not cut until it has twice its cap.
 //!
@@ -33,6 +33,8 @@ const KEEP_EVERY: Duration = Duration::from_secs(1);
 const FLOODED: u64 = 2;
 /// In a flood, clients are told this often.
 const TELL_EVERY: Duration = Duration::from_mins(1);
+/// How often a cut looks for what was written while it copied.
+const CATCH_UP: usize = 4;
 /// An end later than this after the announcement was not what had been announced.
 const STOP_TIME: Duration = Duration::from_mins(10);
 /// Bytes of log for each record of its index, on average, that are left room for.
@@ -246,9 +248,13 @@ fn look(log: &Log, written: Option<u64>, keep: bool) -> io::Result<Look> {
         rotate(log, &mut index, meta.len(), || Ok(()))?;
         return Ok(Look::Cut { lost: meta.len().saturating_sub(log.max_bytes) });
     }
-    index.cut(meta.len())?;
-    OpenOptions::new().write(true).open(&log.path)?.set_len(0)?;
-    Ok(Look::Cut { lost: meta.len() })
+    let begin = index.begin();
+    index.clear()?;
+    let file = OpenOptions::new().write(true).open(&log.path)?;
+    let lost = file.metadata()?.len();
+    file.set_len(0)?;
+    index.begin_at(begin.wrapping_add(lost))?;
+    Ok(Look::Cut { lost })
 }
 
 /// Notes what happened at the end of the log; `event` is given the newest record.
@@ -303,9 +309,21 @@ fn rotate(log: &Log, index: &mut Index, size: u64, mut on: impl FnMut() -> io::R
     on()?;
     index.copy_tail(shift, &index_of(&old))?;
     on()?;
-    index.cut(from.metadata()?.len())?;
+    let begin = index.begin();
+    index.clear()?;
     on()?;
-    from.set_len(0)
+    // What was written meanwhile; looked for right before the cut, and not for ever.
+    let mut end = size;
+    for _ in 0..CATCH_UP {
+        let now = from.metadata()?.len();
+        if now <= end {
+            break;
+        }
+        io::copy(&mut (&mut from).take(now - end), &mut to)?;
+        end = now;
+    }
+    from.set_len(0)?;
+    index.begin_at(begin.wrapping_add(end))
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ fn a_name_belongs_to_one_instance() {
     assert!(nets.allocate(&ident(1, 0), &owner(1), &node(1), wanted(&["web"], &[], &[])).is_ok());
 }
 
-// CM-52: rules follow exposed ports, only across subnets, and arrive later when the target does.
+// CM-08, CM-52: rules follow exposed ports, only across subnets, and arrive later when the target does.
 #[test]
 fn rules_follow_targets() {
     let mut nets = Networks::default();
@@ -218,7 +218,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    // CM-50, CM-51: no address, subnet or VLAN is ever given twice, VLANs are 1..=4094, and what was stored
+    // CM-08, CM-50, CM-51: no address, subnet or VLAN is ever given twice, VLANs are 1..=4094, and what was stored
     // restores to the same value.
     #[test]
     fn nothing_is_given_twice_and_storage_is_complete(ops in proptest::collection::vec(op(), 0..60)) {

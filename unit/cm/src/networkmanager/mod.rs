@@ -223,7 +223,7 @@ mod tests {
         Config::load(&file).unwrap()
     }
 
-    // CM-50: addresses survive a restart; the hosts file follows.
+    // CM-08, CM-50: addresses survive a restart; the hosts file follows.
     #[tokio::test]
     async fn addresses_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();

@@ -62,7 +62,7 @@ impl Ports {
     }
 
     /// True for one of these ports of this protocol, by number.
-    pub fn contain(&self, protocol: u8, port: u16) -> bool {
+    pub fn contain(self, protocol: u8, port: u16) -> bool {
         self.protocol.number() == protocol && (self.first..=self.last).contains(&port)
     }
 

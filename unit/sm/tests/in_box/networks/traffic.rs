@@ -6,11 +6,11 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use aos_unit_api::servicemanager::v5 as wire;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use serde_json::{Value, json};
 
 use super::bounds::transfer;
-use super::{OUTSIDE, PATIENCE, Space};
+use super::{OPEN, OUTSIDE, PATIENCE, Space};
 use super::{end, image, launch, lay_uplink, run, start};
 use crate::cm::wait_for;
 use crate::image::wish;
@@ -34,6 +34,9 @@ fn meet<T: Send + 'static>(
     let bounded = |stream: TcpStream| {
         stream.set_read_timeout(Some(SILENCE)).unwrap();
         stream.set_write_timeout(Some(SILENCE)).unwrap();
+        // What did not get through is not tried again behind our back.
+        let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(&stream, sockopt::Linger, &at_once).unwrap();
         stream
     };
     let (ready, is_ready) = std::sync::mpsc::channel();
@@ -130,6 +133,13 @@ pub async fn public_traffic_is_counted_bounded_and_kept() {
     assert_eq!(counted("in", &id), first);
     sm.cm.update(vec![], vec![1]).await;
     wait_for("the end of the other", || (sm.cm.count("ReleaseInstanceNetwork") == 1).then_some(())).await;
+    // What was stored counts after a loss of everything in the kernel, as by a power cut.
+    sm.kill();
+    run("nft flush ruleset");
+    launch(&mut sm).await;
+    let is_there = || run("nft list counters").contains(&format!("in_{id}")).then_some(());
+    wait_for("the counters", is_there).await;
+    assert_eq!(counted("in", &id), first);
     let changed = wire::InstanceInfo {
         owner_id: "one".into(),
         env_vars: vec![wire::EnvVarInfo { name: "A".into(), value: "B".into() }],
@@ -165,7 +175,7 @@ pub async fn public_traffic_is_counted_bounded_and_kept() {
     assert!(download(&space, 100_000));
 }
 
-// SM-06: the other direction alone, likewise.
+// SM-06: the other direction alone, likewise; peers in every private range are left out.
 // REL-28
 pub async fn public_uploads_are_bounded_by_themselves() {
     lay_uplink();
@@ -177,6 +187,12 @@ pub async fn public_uploads_are_bounded_by_themselves() {
     let first = counted("out", &id);
     assert!((250_000..330_000).contains(&first), "{first}");
     assert!((1..100_000).contains(&counted("in", &id)));
+    let before = (counted("out", &id), counted("in", &id));
+    for private in ["10.99.0.2", "172.16.5.2", "192.168.77.2", "169.254.7.2"] {
+        run(&format!("ip -n outside addr add {private}/32 dev lo; ip route add {private}/32 via {OUTSIDE}"));
+        assert!(!space.reaches(private, OPEN).is_empty());
+    }
+    assert_eq!((counted("out", &id), counted("in", &id)), before, "private peers are counted");
     sm.kill();
     launch(&mut sm).await;
     sm.cm.wait_state(0, "active").await;

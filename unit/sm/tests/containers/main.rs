@@ -9,6 +9,8 @@
 #[path = "../in_box/boxed.rs"]
 mod boxed;
 mod confined;
+#[path = "../in_box/harness.rs"]
+mod harness;
 mod hostile;
 mod life;
 mod rig;
@@ -24,47 +26,16 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["keep", "--dir", dir] => match aos_keep::run(aos_keep::Args { dir: dir.into() }) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("keep: {error}");
-                ExitCode::FAILURE
-            }
-        },
+        ["keep", "--dir", dir] => harness::keep(dir),
         ["--inside", name] => boxed::inside(name),
-        ["--list", ..] => {
-            if !words.contains(&"--ignored") {
-                for name in tests::ALL.iter().map(|(name, _)| name).chain([&ELSEWHERE]) {
-                    println!("{name}: test");
-                }
-            }
-            ExitCode::SUCCESS
+        ["--list", ..] => harness::list(&words, tests::ALL.iter().map(|(name, _)| *name).chain([ELSEWHERE])),
+        _ => {
+            let boxed = tests::ALL
+                .iter()
+                .map(|(name, _)| -> harness::Test<'_> { (name, Box::new(|| boxed::run(name))) });
+            harness::run(&words, boxed.chain([(ELSEWHERE, Box::new(on_cgroup_v2) as Box<dyn Fn() -> bool>)]))
         }
-        _ => run_all(&words),
     }
-}
-
-/// The part of the standard harness that cargo and nextest use: names as filters, `--exact`.
-fn run_all(words: &[&str]) -> ExitCode {
-    let exact = words.contains(&"--exact");
-    let filters: Vec<&&str> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    let wanted = |name: &str| {
-        filters.is_empty()
-            || filters.iter().any(|filter| if exact { name == **filter } else { name.contains(**filter) })
-    };
-    let mut failed = 0;
-    for (name, _) in tests::ALL.iter().filter(|(name, _)| wanted(name)) {
-        let good = boxed::run(name);
-        println!("test {name} ... {}", if good { "ok" } else { "FAILED" });
-        failed += usize::from(!good);
-    }
-    if wanted(ELSEWHERE) {
-        let good = on_cgroup_v2();
-        println!("test {ELSEWHERE} ... {}", if good { "ok" } else { "FAILED" });
-        failed += usize::from(!good);
-    }
-    println!("\ntest result: {}. {failed} failed; 0 ignored", if failed == 0 { "ok" } else { "FAILED" });
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The test that brings its own machine, so it runs in no box.

@@ -12,6 +12,7 @@ mod cm;
 mod connection;
 mod content;
 mod ends;
+mod harness;
 mod image;
 mod images;
 mod launcher;
@@ -41,13 +42,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["keep", "--dir", dir] => match aos_keep::run(aos_keep::Args { dir: dir.into() }) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("keep: {error}");
-                ExitCode::FAILURE
-            }
-        },
+        ["keep", "--dir", dir] => harness::keep(dir),
         ["sm", config] => sm::run_here(config),
         ["native", ..] => match aos_native::run(aos_native::Args::parse(&arguments[1..]).unwrap()) {
             Ok(()) => ExitCode::SUCCESS,
@@ -58,13 +53,8 @@ fn main() -> ExitCode {
         },
         ["--inside", name] => boxed::inside(name),
         ["--list", ..] => {
-            if !words.contains(&"--ignored") {
-                let outside = other_kernel::ALL.iter().map(|(name, _)| name);
-                for name in tests::ALL.iter().map(|(name, _)| name).chain(outside) {
-                    println!("{name}: test");
-                }
-            }
-            ExitCode::SUCCESS
+            let outside = other_kernel::ALL.iter().map(|(name, _)| *name);
+            harness::list(&words, tests::ALL.iter().map(|(name, _)| *name).chain(outside))
         }
         [] if named().is_some() => named().map_or(ExitCode::FAILURE, run_named),
         _ => run_all(&words),
@@ -85,29 +75,12 @@ fn run_named(name: &str) -> ExitCode {
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The part of the standard harness that cargo and nextest use: names as filters, `--exact`.
 fn run_all(words: &[&str]) -> ExitCode {
-    let exact = words.contains(&"--exact");
-    let filters: Vec<&&str> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    let wanted = |name: &str| {
-        filters.is_empty()
-            || filters.iter().any(|filter| if exact { name == **filter } else { name.contains(**filter) })
-    };
-    let mut failed = Vec::new();
-    let mut passed = 0;
-    let elsewhere = tests::ELSEWHERE.iter().filter(|_| exact);
-    let boxed = tests::ALL.iter().chain(elsewhere).map(|(name, _)| (name, None));
-    let outside = other_kernel::ALL.iter().map(|(name, test)| (name, Some(test)));
-    for (name, outside) in boxed.chain(outside).filter(|(name, _)| wanted(name)) {
-        let good = outside.map_or_else(|| boxed::run(name), |test| test());
-        println!("test {name} ... {}", if good { "ok" } else { "FAILED" });
-        if good {
-            passed += 1;
-        } else {
-            failed.push(name);
-        }
-    }
-    let word = if failed.is_empty() { "ok" } else { "FAILED" };
-    println!("\ntest result: {word}. {passed} passed; {} failed; 0 ignored", failed.len());
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    // Those that run in machines of `other_kernel` only, unless somebody names one.
+    let elsewhere = tests::ELSEWHERE.iter().filter(|_| words.contains(&"--exact"));
+    let boxed = tests::ALL.iter().chain(elsewhere);
+    let boxed = boxed.map(|(name, _)| -> harness::Test<'_> { (name, Box::new(|| boxed::run(name))) });
+    let outside =
+        other_kernel::ALL.iter().map(|(name, test)| -> harness::Test<'_> { (name, Box::new(test)) });
+    harness::run(words, boxed.chain(outside))
 }

@@ -67,7 +67,7 @@ fn what_is_not_said_has_its_default() {
     );
     assert_eq!(runtime.state_root, Path::new("/run/crun"));
     assert_eq!(runtime.executable, Path::new("/usr/bin/crun"));
-    let five = vec![r#"{"plugin":"container","type":"t"}"#; 5].join(",");
+    let five = [r#"{"plugin":"container","type":"t"}"#; 5].join(",");
     let many = parse(&format!("{{{BASE}:[{five}]}}")).unwrap_err().to_string();
     assert!(many.contains("at most 4"), "{many}");
 }

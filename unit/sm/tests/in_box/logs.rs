@@ -187,7 +187,7 @@ impl Write for Pipe {
 
 /// The next line without its time.
 fn next_of(lines: &Receiver<String>) -> String {
-    let line = tokio::task::block_in_place(|| lines.recv_timeout(Duration::from_secs(60)).unwrap());
+    let line = tokio::task::block_in_place(|| lines.recv_timeout(Duration::from_mins(1)).unwrap());
     line.split_once(' ').unwrap().1.trim_end().to_owned()
 }
 

@@ -15,8 +15,8 @@ use crate::watch::{figures, samples, wait_alert};
 const RAM: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
-fn percents(min_threshold: f64, max_threshold: f64) -> Option<wire::AlertRulePercents> {
-    Some(wire::AlertRulePercents { duration: None, min_threshold, max_threshold })
+fn percents(min_threshold: f64, max_threshold: f64) -> wire::AlertRulePercents {
+    wire::AlertRulePercents { duration: None, min_threshold, max_threshold }
 }
 
 // SM-07, SM-42, SM-52, SM-57, SM-61, SM-62, PRO-74, PRO-75: processor, memory and traffic of an instance are what it
@@ -43,7 +43,7 @@ pub async fn figures_are_those_of_a_known_load() {
     busy.monitoring_parameters = Some(wire::MonitoringParameters {
         // 1.9 % of memory are 19.5 MiB, 1.5 % are 15.4 MiB.
         alert_rules: Some(wire::AlertRules {
-            ram: percents(1.5, 1.9),
+            ram: Some(percents(1.5, 1.9)),
             download: Some(traffic),
             ..Default::default()
         }),

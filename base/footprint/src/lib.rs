@@ -9,9 +9,10 @@
 
 #[cfg(target_env = "gnu")]
 mod segments;
+mod settle;
 mod stack;
 
-pub use stack::before_sleep;
+pub use settle::settle;
 
 /// Keeps the allocator to one arena and makes it return large free blocks at once.
 ///
@@ -38,6 +39,14 @@ pub fn give_back() {
         segments::unmap_pages();
     }
     stack::want_release();
+}
+
+/// Call it on the main thread where it is about to wait, at the bottom of its calls (for tokio: `on_thread_park`).
+/// If much was touched since memory was last given back, that is done again soon; after a [`give_back`], what
+/// earlier calls have used of the main thread's stack follows.
+pub fn before_sleep() {
+    settle::look(settle::faults());
+    stack::release_if_wanted();
 }
 
 fn page_size() -> usize {

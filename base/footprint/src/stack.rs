@@ -14,10 +14,8 @@ pub fn want_release() {
     WANTED.store(true, Ordering::Relaxed);
 }
 
-/// Call it on the main thread where it is about to wait, at the bottom of its calls (for tokio: `on_thread_park`):
-/// after a [`give_back`](crate::give_back), what earlier calls have used of its stack goes back to the system.
-/// Elsewhere and at other times it does nothing.
-pub fn before_sleep() {
+/// Gives back the stack of the main thread if that is asked for; on other threads it does nothing.
+pub fn release_if_wanted() {
     if WANTED.load(Ordering::Relaxed) && is_main_thread() {
         WANTED.store(false, Ordering::Relaxed);
         release();
@@ -63,7 +61,7 @@ fn range(line: &str) -> Option<Range<usize>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     /// The mapping around an address and how much of it is in memory, kilobytes.
@@ -75,8 +73,9 @@ mod tests {
         (found, resident.trim().trim_end_matches(" kB").parse().unwrap())
     }
 
+    /// Uses a page of stack for each call.
     #[inline(never)]
-    fn deep(calls: u32) -> u64 {
+    pub fn deep(calls: u32) -> u64 {
         let mut room = [u64::from(calls); 512];
         std::hint::black_box(&mut room);
         if calls == 0 { 0 } else { deep(calls - 1) + room[7] }
@@ -101,7 +100,7 @@ mod tests {
     #[test]
     fn other_threads_keep_their_stacks_and_the_wish_stays() {
         want_release();
-        before_sleep();
+        release_if_wanted();
         assert!(is_main_thread() || WANTED.load(Ordering::Relaxed));
     }
 }

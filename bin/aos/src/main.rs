@@ -10,7 +10,6 @@ mod logs;
 mod status;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use cli::{Command, Daemon, DaemonFlags};
 
@@ -75,16 +74,9 @@ fn recover(token_file: Option<&std::path::Path>, run_dir: Option<std::path::Path
     Ok(())
 }
 
-/// Time after which a daemon has started, connected and taken up what runs, in any ordinary case.
-const SETTLED: Duration = Duration::from_secs(20);
-
 fn run_daemon(daemon: Daemon, flags: DaemonFlags) -> anyhow::Result<()> {
     aos_footprint::frugal_allocator();
-    std::thread::Builder::new().name("settle".to_owned()).stack_size(64 * 1024).spawn(|| {
-        // Nothing waits for this; being late or early costs some page faults and nothing else.
-        std::thread::park_timeout(SETTLED);
-        aos_footprint::give_back();
-    })?;
+    aos_footprint::settle()?;
     aos_logging::init(daemon.word(), flags.level, flags.output)?;
     match daemon {
         #[cfg(feature = "cm")]

@@ -53,11 +53,13 @@ impl Core {
         self.entries.contains_key(ident)
     }
 
-    /// The runtime in which a process of ours runs.
+    /// The runtime in which a process of ours runs, or is being started: its end may be told before its start.
     pub fn runtime_of(&self, id: &str, pid: i32) -> Option<&str> {
-        let mut running = self.entries.values().filter_map(|entry| entry.running.as_ref());
-        let (info, _) = running.find(|(info, running)| *running == pid && info.id() == id)?;
-        Some(&info.runtime)
+        let entry = self.entries.iter().find(|(ident, _)| ident.instance_id() == id)?.1;
+        match &entry.running {
+            Some((info, running)) => (*running == pid).then_some(&info.runtime),
+            None => (entry.phase == Phase::Starting).then_some(&entry.last.runtime),
+        }
     }
 
     /// When a [`Event::Tick`] is due.

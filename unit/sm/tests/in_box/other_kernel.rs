@@ -60,12 +60,17 @@ fn cgroup_v2_instances_live_as_elsewhere() -> bool {
         "an_exit_without_service_manager_is_learned_later",
         "what_is_stopped_leaves_nothing_behind",
         "a_native_service_has_user_files_and_limits",
+        "what_a_dead_service_manager_froze_goes_on",
     ])
 }
 
 // SM-07, SM-62, SM-66
 fn cgroup_v2_instances_are_measured_and_alerted_about() -> bool {
-    run(&["a_busy_instance_is_measured_and_alerted_about", "ends_of_instances_are_alerts_with_their_reasons"])
+    run(&[
+        "a_busy_instance_is_measured_and_alerted_about",
+        "ends_of_instances_are_alerts_with_their_reasons",
+        "hostile_services_are_told_about_and_others_go_on",
+    ])
 }
 
 // CM-18: as the Communication Manager's storages and states are limited on an ordinary Unit.

@@ -37,9 +37,9 @@ use crate::networks::{
     a_filter_that_was_emptied_is_filled_again, a_withdrawn_rule_ends_what_it_let_begin,
     an_address_that_changes_hands_brings_no_connections_along, an_impossible_rule_fails_its_instance_alone,
     bandwidth_is_bounded_both_ways, no_packet_is_lost_while_the_manager_restarts,
-    public_traffic_is_counted_bounded_and_kept, public_uploads_are_bounded_by_themselves, rules_that_come_later_are_appended_once,
-    the_destination_and_the_source_must_both_allow_a_connection, the_last_stop_leaves_no_network,
-    the_order_of_starts_means_nothing_to_the_firewall,
+    public_traffic_is_counted_bounded_and_kept, public_uploads_are_bounded_by_themselves,
+    rules_that_come_later_are_appended_once, the_destination_and_the_source_must_both_allow_a_connection,
+    the_last_stop_leaves_no_network, the_order_of_starts_means_nothing_to_the_firewall,
 };
 use crate::offenders::{hostile_images_fail_with_a_reason, hostile_services_are_told_about_and_others_go_on};
 use crate::probes::{probes_decide_about_active_and_restart, probes_look_into_native_services};
@@ -58,7 +58,8 @@ use crate::running::{
     state_and_storage_belong_to_the_instance_and_last,
 };
 use crate::secure::{
-    a_new_certificate_is_shown_on_a_new_stream, a_start_without_iam_goes_by_what_it_said_last, without_a_certificate_only_where_it_is_asked_for,
+    a_new_certificate_is_shown_on_a_new_stream, a_start_without_iam_goes_by_what_it_said_last,
+    without_a_certificate_only_where_it_is_asked_for,
 };
 use crate::survival::{
     a_dead_keeper_is_replaced_and_containers_go_on, a_start_that_loses_its_keeper_is_tried_again,

@@ -38,9 +38,16 @@ fn an_exit_that_overtakes_its_start_is_not_lost() {
     let one = info(0, "1.0.0");
     bench.want_one(&one);
     bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
+    let id = one.id();
+    assert_eq!(
+        bench.core.runtime_of(&id, 9),
+        Some("r"),
+        "what the kernel knows of its end is looked for there"
+    );
     bench.exit(&one, 9, 1);
     bench.on(Event::Started(Box::new(one.clone()), Ok(9)));
     assert_eq!(bench.state(&one), InstanceState::Failed);
+    assert_eq!(bench.core.runtime_of(&id, 9), None);
     assert!(bench.core.next_deadline().is_some());
     // An exit of a process long replaced changes nothing.
     let due = bench.core.next_deadline().unwrap();
@@ -48,6 +55,7 @@ fn an_exit_that_overtakes_its_start_is_not_lost() {
     bench.on(Event::Tick);
     bench.on(Event::Prepared(Box::new(one.clone()), Ok(Facts::default())));
     bench.on(Event::Started(Box::new(one.clone()), Ok(10)));
+    assert_eq!((bench.core.runtime_of(&id, 9), bench.core.runtime_of(&id, 10)), (None, Some("r")));
     assert_eq!(orders(&bench.exit(&one, 9, 1)), ["ack"]);
     assert_eq!(bench.state(&one), InstanceState::Active);
 }

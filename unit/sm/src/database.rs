@@ -9,6 +9,7 @@ use std::path::Path;
 
 use aos_durable::Migrations;
 use aos_ids::Digest;
+use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -73,6 +74,11 @@ impl Database {
                     let more = std::iter::from_fn(|| queue.try_recv().ok());
                     let batch: Vec<Work> = std::iter::once(first).chain(more.take(TOGETHER - 1)).collect();
                     carry_out(&mut connection, batch);
+                    if queue.is_empty()
+                        && let Err(error) = aos_durable::Database::shrink(&connection)
+                    {
+                        tracing::debug!("the database keeps its pages in memory: {error}");
+                    }
                 }
             })
             .map_err(Error::system("start the database thread"))?;
@@ -84,6 +90,15 @@ impl Database {
         action: &'static str,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
+        self.submit(action, work).await?.await
+    }
+
+    /// Puts work into the queue; what is answered waits for its end. Work is done in the order of the queue.
+    async fn submit<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<BoxFuture<'static, Result<T, Error>>, Error> {
         let (answer, result) = oneshot::channel();
         let work: Work = Box::new(move |connection| {
             let done = separately(connection, work);
@@ -92,10 +107,12 @@ impl Database {
             })
         });
         self.work.send(work).await.map_err(|_| Error::Ended("the database"))?;
-        result
-            .await
-            .map_err(|_| Error::Ended("the database"))?
-            .map_err(|source| Error::Database { action, source })
+        Ok(Box::pin(async move {
+            result
+                .await
+                .map_err(|_| Error::Ended("the database"))?
+                .map_err(|source| Error::Database { action, source })
+        }))
     }
 
     /// The stored desired set.
@@ -104,13 +121,18 @@ impl Database {
         Ok(decode_all(rows).into_values().collect())
     }
 
-    /// Stores and removes wishes in one transaction.
-    pub async fn change_instances(&self, put: Vec<InstanceInfo>, remove: Vec<String>) -> Result<(), Error> {
+    /// Stores and removes wishes in one transaction, before all work that is asked for later; what is answered
+    /// waits until they are durable.
+    pub async fn submit_instances(
+        &self,
+        put: Vec<InstanceInfo>,
+        remove: Vec<String>,
+    ) -> Result<BoxFuture<'static, Result<(), Error>>, Error> {
         let mut rows = Vec::new();
         for info in &put {
             rows.push((info.id(), key_of(info), encode("an instance", info)?));
         }
-        self.call("store instances", move |db| {
+        self.submit("store instances", move |db| {
             let change = db.savepoint()?;
             for key in remove {
                 change.execute("DELETE FROM instances WHERE key = ?1", params![key])?;
@@ -186,6 +208,31 @@ impl Database {
     /// Stores or (with `None`) removes a network.
     pub async fn set_network(&self, id: String, network: Option<&NodeNetwork>) -> Result<(), Error> {
         self.set_text("networks", id, network).await
+    }
+
+    /// Stores networks and networks of instances in one transaction.
+    pub async fn set_networks(
+        &self,
+        networks: &BTreeMap<String, NodeNetwork>,
+        instances: &BTreeMap<String, InstanceNetwork>,
+    ) -> Result<(), Error> {
+        let mut rows = Vec::new();
+        for (id, network) in networks {
+            rows.push(("networks", id.clone(), encode("a network", network)?));
+        }
+        for (id, instance) in instances {
+            rows.push(("instance_networks", id.clone(), encode("the network of an instance", instance)?));
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.call("store networks", move |db| {
+            rows.into_iter().try_for_each(|(table, id, params)| {
+                let query = format!("INSERT OR REPLACE INTO {table} (id, params) VALUES (?1, ?2)");
+                db.execute(&query, params![id, params]).map(|_| ())
+            })
+        })
+        .await
     }
 
     /// Networks of instances by instance ID.
@@ -375,13 +422,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn networks_are_stored_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sm.db");
+        let network = NodeNetwork { subnet: "172.17.0.0/16".into(), ip: "172.17.0.1".into(), vlan: 7 };
+        let networks = BTreeMap::from([("o".to_owned(), network)]);
+        let instance = |number: u64| InstanceNetwork {
+            ident: info(number).ident,
+            network: "o".into(),
+            subnet: "172.17.0.0/16".into(),
+            ip: format!("172.17.0.{}", number + 2),
+            dns: vec![],
+            rules: vec![],
+            wishes: crate::networkmanager::Wishes::default(),
+        };
+        let instances = BTreeMap::from([0, 1].map(|number| (info(number).id(), instance(number))));
+        {
+            let database = Database::open(&path).unwrap();
+            database.set_networks(&BTreeMap::new(), &BTreeMap::new()).await.unwrap();
+            database.set_networks(&networks, &instances).await.unwrap();
+        }
+        let database = Database::open(&path).unwrap();
+        assert_eq!(database.networks().await.unwrap(), networks);
+        assert_eq!(database.instance_networks().await.unwrap(), instances);
+    }
+
+    #[tokio::test]
     async fn what_is_stored_is_there_after_reopening() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sm.db");
         {
             let database = Database::open(&path).unwrap();
-            database.change_instances(vec![info(0), info(1)], vec![]).await.unwrap();
-            database.change_instances(vec![], vec![key_of(&info(0))]).await.unwrap();
+            database.submit_instances(vec![info(0), info(1)], vec![]).await.unwrap().await.unwrap();
+            database.submit_instances(vec![], vec![key_of(&info(0))]).await.unwrap().await.unwrap();
             assert_eq!(database.count_start("x".into()).await.unwrap(), 1);
             assert_eq!(database.count_start("x".into()).await.unwrap(), 2);
             database.set_fact("node", vec![9]).await.unwrap();
@@ -434,7 +507,7 @@ mod tests {
         };
         {
             let database = Database::open(&path).unwrap();
-            database.change_instances(vec![info(0)], vec![]).await.unwrap();
+            database.submit_instances(vec![info(0)], vec![]).await.unwrap().await.unwrap();
             database.put_item(item.clone()).await.unwrap();
         }
         let old = rusqlite::Connection::open(&path).unwrap();

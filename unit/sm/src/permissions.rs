@@ -260,7 +260,7 @@ impl Office {
         }
         let wanted = Record { ident: ident.clone(), permissions, over: false };
         if record.as_ref() != Some(&wanted) {
-            self.save(&wanted)?;
+            self.save(&wanted).await?;
             *record = Some(wanted.clone());
         }
         let secret =
@@ -272,7 +272,7 @@ impl Office {
         let Some(known) = record.as_mut() else { return Ok(()) };
         if !known.over {
             known.over = true;
-            self.save(known)?;
+            self.save(known).await?;
         }
         if let Some(link) = &self.link
             && let Err(error) = unregister_instance(link, &self.cert_type, ident).await
@@ -283,21 +283,30 @@ impl Office {
             }
             return Err(error);
         }
-        aos_durable::remove_durably(&self.path(ident))?;
+        let path = self.path(ident);
+        on_disk(move || aos_durable::remove_durably(&path)).await?;
         *record = None;
         Ok(())
     }
 
-    fn save(&self, record: &Record) -> Result<(), Error> {
+    async fn save(&self, record: &Record) -> Result<(), Error> {
         let what = "a registration";
         let text = serde_json::to_vec(record).map_err(|source| Error::Encode { what, source })?;
-        Ok(aos_durable::write_atomic(&self.path(&record.ident), &text, 0o600)?)
+        let path = self.path(&record.ident);
+        on_disk(move || aos_durable::write_atomic(&path, &text, 0o600)).await
     }
 
     fn path(&self, ident: &InstanceIdent) -> PathBuf {
         let origin = if ident.preinstalled { "preinstalled" } else { "wanted" };
         self.folder.join(format!("{}.{}.{origin}", ident.instance_id(), ident.kind))
     }
+}
+
+/// Does what waits for the disk on a thread that may.
+async fn on_disk(
+    work: impl FnOnce() -> Result<(), aos_durable::DurableError> + Send + 'static,
+) -> Result<(), Error> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| Error::Ended("work on the disk"))??)
 }
 
 /// Asks until there is an answer, for a bounded time.

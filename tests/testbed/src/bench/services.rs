@@ -2,8 +2,12 @@
 //! and what it costs while they run.
 //!
 //! A whole Unit with its cloud; instances have network, firewall, names, secret, quotas and monitoring each second.
-//! The peer is the bare runtime: `crun run` of the very bundles, one after the other, in namespaces it makes
-//! itself. BENCH_RUNS is the number of rounds (default 5), BENCH_IDLE the time before memory is read (default 60).
+//! The peer is the bare runtime: `crun run` of the very bundles in the same namespaces. Within its time the network
+//! namespace is made, and the cable into it with addresses and route, by `ip -batch`; nothing else, and the bridge
+//! is there before. Many are run one after the other; a single one is run after a pause, as a single start of the
+//! Service Manager follows one, because the kernel lets a grace period pass before it moves the first process into
+//! a cgroup and none before the next ones. BENCH_RUNS is the number of rounds (default 5), BENCH_SINGLES of single
+//! starts in each (default 10), BENCH_IDLE the time before memory is read (default 60).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,8 +28,8 @@ const SYSTEM_ID: &str = "services-unit";
 const ITEM: &str = "bench-service";
 const VERSION: &str = "1.0.0";
 const MANY: usize = 50;
-/// Starts of a single instance in each round.
-const SINGLES: u64 = 10;
+/// Pause before a single run of the bare runtime.
+const CALM: Duration = Duration::from_millis(100);
 /// How long processor time is counted.
 const CPU_TIME: Duration = Duration::from_secs(30);
 
@@ -35,6 +39,7 @@ pub fn run(rows: &mut Rows) -> Result<()> {
         std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
     };
     let (idle, runs) = (Duration::from_secs(number("BENCH_IDLE", 60)), number("BENCH_RUNS", 5).max(1));
+    let singles = number("BENCH_SINGLES", 10);
     let site = Arc::new(Site::new("bench-services")?);
     let _done = end_on_interrupt(&site)?;
     let mut tell = |text: &str| eprintln!("{text}");
@@ -54,28 +59,27 @@ pub fn run(rows: &mut Rows) -> Result<()> {
     service.publish(&stage.operator, VERSION)?;
     // The image comes to the Unit once.
     set_instances(&mut stage, 1)?;
-    let mut figures: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-    let mut bare = Vec::new();
+    let mut times = Times::default();
     for run in 1..=runs {
-        let counts = (0..SINGLES).map(|_| 1).chain([10, MANY]);
-        for count in counts {
-            set_instances(&mut stage, 0)?;
-            set_instances(&mut stage, count)?;
-            let time = start_time(&stage, count)?;
-            figures.entry(count).or_default().push(time);
+        let dir = site.dir().join(format!("bare-{run}"));
+        for single in 1..=singles {
+            times.start(&mut stage, 1)?;
+            let bare = bare_runs(&stage, &dir.join(single.to_string()), CALM)?;
+            times.bare_singles.extend(bare);
         }
-        let times = bare_runs(&stage, &site.dir().join(format!("bare-{run}")))?;
-        let sum: f64 = times.iter().sum();
-        let whole = figures.get(&MANY).and_then(|times| times.last().copied()).unwrap_or_default();
+        times.start(&mut stage, 10)?;
+        let whole = times.start(&mut stage, MANY)?;
+        let bare = bare_runs(&stage, &dir.join("many"), Duration::ZERO)?;
+        let sum: f64 = bare.iter().sum();
         eprintln!("round {run}: {MANY} instances in {whole:.0} ms, bare runtime {sum:.0} ms");
         rows.add_ratio(
             "sm.start50.vs_bare",
             "wish received to 50th active, against 50 x `crun run` of the same bundles in sequence",
             whole / sum,
         );
-        bare.extend(times);
+        times.bare.extend(bare);
     }
-    overheads(rows, &figures, median(&mut bare));
+    times.tell(rows);
 
     eprintln!("reading memory with {MANY} instances in {} s", idle.as_secs());
     pause(idle);
@@ -111,13 +115,76 @@ fn item() -> Value {
     })
 }
 
-/// Makes so many instances run and waits for them.
+/// Milliseconds of starts and of the bare runtime.
+#[derive(Default)]
+struct Times {
+    /// By the number of instances started together.
+    starts: BTreeMap<usize, Vec<f64>>,
+    /// The bare runtime, each after a pause.
+    bare_singles: Vec<f64>,
+    /// The bare runtime, one after the other.
+    bare: Vec<f64>,
+}
+
+impl Times {
+    /// Starts so many instances where there are none.
+    fn start(&mut self, stage: &mut Stage, count: usize) -> Result<f64> {
+        set_instances(stage, 0)?;
+        set_instances(stage, count)?;
+        let time = start_time(stage, count)?;
+        self.starts.entry(count).or_default().push(time);
+        Ok(time)
+    }
+
+    fn tell(&mut self, rows: &mut Rows) {
+        let (single, bare) = (median(&mut self.bare_singles), median(&mut self.bare));
+        rows.add_real(
+            "sm.bare.start1",
+            "ms",
+            "a single `crun run` after a pause, with network, median",
+            single,
+        );
+        rows.add_real("sm.bare.start", "ms", "`crun run` one after the other, with network, median", bare);
+        let mut all = Vec::new();
+        for (count, times) in &self.starts {
+            let (name, bare) = match count {
+                1 => ("sm.start1.overhead", single),
+                10 => ("sm.start10.overhead", bare),
+                _ => ("sm.start50.overhead", bare),
+            };
+            for time in times {
+                // Instance counts are small.
+                #[expect(clippy::cast_precision_loss)]
+                let overhead = time / *count as f64 - bare;
+                rows.add_real(name, "ms", "an instance, above the bare runtime's median", overhead);
+                all.push(overhead);
+            }
+        }
+        all.sort_unstable_by(f64::total_cmp);
+        let note = "an instance, above the bare runtime's median; starts of 1, 10 and 50";
+        for (name, hundredth) in [("sm.start.overhead.p50", 50), ("sm.start.overhead.p99", 99)] {
+            let place = (all.len() * hundredth).div_ceil(100).saturating_sub(1);
+            if let Some(value) = all.get(place) {
+                rows.add_real(name, "ms", note, *value);
+            }
+        }
+    }
+}
+
+/// Makes so many instances run and waits until the node has them and nothing else of the item.
 fn set_instances(stage: &mut Stage, count: usize) -> Result<()> {
     let wish = count.to_string();
     match count {
         0 => stage.operator.run(&["unassign", SYSTEM_ID, ITEM])?,
         _ => stage.operator.run(&["assign", SYSTEM_ID, ITEM, "--instances", &wish])?,
     };
+    // Asked on the node itself: the cloud does not list what is not wanted any more, though it may still end.
+    wait_for_or_last(&format!("{count} instances on the node"), STEP_LIMIT, || {
+        let found = stage.unit.instances();
+        let active =
+            found.iter().filter(|one| one.get("state").is_some_and(|state| state == "active")).count();
+        if found.len() == count && active == count { Ok(()) } else { Err(format!("{active} of {found:?}")) }
+    })?;
     stage.wait_status(&format!("{count} instances"), STEP_LIMIT, |status| {
         let found = instances(status);
         let active = found.iter().filter(|one| one.state == "active").count();
@@ -136,8 +203,33 @@ fn start_time(stage: &Stage, count: usize) -> Result<f64> {
     })
 }
 
-/// The bundles of all instances, run by the bare runtime: milliseconds of each.
-fn bare_runs(stage: &Stage, dir: &Path) -> Result<Vec<f64>> {
+/// Runs bundles: folder, runtime, pause in seconds, names. The runtime gives its standard streams to the service:
+/// files of ours, no device of the host.
+const BARE: &str = r#"
+    cd "$1" || exit 1
+    crun=$2; pause=$3; shift 3
+    mount -t tmpfs tmpfs /run && mkdir /run/netns && : >empty || exit 1
+    ip link add bare0 type bridge && ip addr add 10.213.0.1/16 dev bare0 && ip link set bare0 up || exit 1
+    number=1
+    for id in "$@"; do
+        sleep "$pause"
+        number=$((number + 1)); veth=b$$n$number
+        printf '%s\n' "netns add $id" "link add $veth type veth peer name eth0 netns $id" \
+            "link set $veth master bare0 up" >"$id/cable"
+        printf '%s\n' "link set lo up" "addr add 10.213.0.$number/16 dev eth0" "link set eth0 up" \
+            "route add default via 10.213.0.1" >"$id/inside"
+        begin=$EPOCHREALTIME
+        ip -batch "$id/cable" && ip -netns "$id" -batch "$id/inside" &&
+            "$crun" --root "$PWD/state" run --detach --bundle "$PWD/$id" "bare-$id" \
+                <empty >"$id/output" 2>"$id/errors" || { cat "$id/errors" >&2; exit 1; }
+        end=$EPOCHREALTIME
+        echo $((${end/./} - ${begin/./}))
+    done
+    for id in "$@"; do "$crun" --root "$PWD/state" delete --force "bare-$id"; ip netns delete "$id"; done
+    ip link delete bare0"#;
+
+/// The bundles of all instances, run by the bare runtime with a pause before each: milliseconds of each.
+fn bare_runs(stage: &Stage, dir: &Path, pause: Duration) -> Result<Vec<f64>> {
     let config: Value = {
         let path = stage.unit.dir().join("sm.cfg");
         let text = fs::read(&path).tried(|| format!("cannot read {}", path.display()))?;
@@ -156,20 +248,9 @@ fn bare_runs(stage: &Stage, dir: &Path) -> Result<Vec<f64>> {
         copy_bundle(&bundles.join(id).join("config.json"), &folder, id)?;
         names.push(id.to_owned());
     }
-    let script = r#": "crun gives its standard streams to the service: files of ours, no device of the host"
-        cd "$1" || exit 1; : >empty
-        crun=$2; shift 2
-        for id in "$@"; do
-            begin=$EPOCHREALTIME
-            "$crun" --root "$PWD/state" run --detach --bundle "$PWD/$id" "bare-$id" <"$PWD/empty" >"$PWD/$id/output" 2>"$PWD/$id/errors" || {
-                cat "$PWD/$id/errors" >&2; exit 1
-            }
-            end=$EPOCHREALTIME
-            echo $((${end/./} - ${begin/./}))
-        done
-        for id in "$@"; do "$crun" --root "$PWD/state" delete --force "bare-$id"; done"#;
-    let mut command = stage.unit.command("bash")?;
-    command.args(["-c", script, "bash"]).arg(dir).arg(crun).args(&names);
+    let mut command = stage.unit.command("unshare")?;
+    command.args(["--mount", "--propagation", "private", "bash", "-c", BARE, "bash"]);
+    command.arg(dir).arg(crun).arg(pause.as_secs_f64().to_string()).args(&names);
     let output = command.output().tried(|| "cannot run the bare runtime".to_owned())?;
     if !output.status.success() {
         return Err(Error::Program {
@@ -182,46 +263,23 @@ fn bare_runs(stage: &Stage, dir: &Path) -> Result<Vec<f64>> {
     Ok(text.lines().filter_map(|line| line.parse::<f64>().ok()).map(|micros| micros / 1000.0).collect())
 }
 
-/// A bundle like the given one, with a network namespace and a cgroup of its own.
+/// A bundle like the given one, with a network namespace that the script makes and a cgroup of its own.
 fn copy_bundle(config: &Path, folder: &Path, id: &str) -> Result<()> {
     let text = fs::read(config).tried(|| format!("cannot read {}", config.display()))?;
     let mut spec: Value = serde_json::from_slice(&text)
         .map_err(|source| Error::Json { what: config.display().to_string(), source })?;
     if let Some(namespaces) = spec.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut) {
         for namespace in namespaces.iter_mut().filter_map(Value::as_object_mut) {
-            namespace.remove("path");
+            if namespace.get("type").is_some_and(|kind| kind == "network") {
+                namespace.insert("path".to_owned(), json!(format!("/run/netns/{id}")));
+            } else {
+                namespace.remove("path");
+            }
         }
     }
     spec["linux"]["cgroupsPath"] = json!(format!("/bare/{id}"));
     let path = folder.join("config.json");
     fs::write(&path, spec.to_string()).tried(|| format!("cannot write {}", path.display()))
-}
-
-fn overheads(rows: &mut Rows, figures: &BTreeMap<usize, Vec<f64>>, bare: f64) {
-    rows.add_real("sm.bare.start", "ms", "`crun run` of one bundle, median", bare);
-    let mut all = Vec::new();
-    for (count, times) in figures {
-        // Instance counts are small.
-        #[expect(clippy::cast_precision_loss)]
-        let each = times.iter().map(|time| time / *count as f64 - bare);
-        let name = match count {
-            1 => "sm.start1.overhead",
-            10 => "sm.start10.overhead",
-            _ => "sm.start50.overhead",
-        };
-        for overhead in each {
-            rows.add_real(name, "ms", "an instance, above the bare runtime's median", overhead);
-            all.push(overhead);
-        }
-    }
-    all.sort_unstable_by(f64::total_cmp);
-    let note = "an instance, above the bare runtime's median; starts of 1, 10 and 50";
-    for (name, hundredth) in [("sm.start.overhead.p50", 50), ("sm.start.overhead.p99", 99)] {
-        let place = (all.len() * hundredth).div_ceil(100).saturating_sub(1);
-        if let Some(value) = all.get(place) {
-            rows.add_real(name, "ms", note, *value);
-        }
-    }
 }
 
 fn median(values: &mut [f64]) -> f64 {

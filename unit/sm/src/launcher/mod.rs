@@ -30,9 +30,11 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
+use crate::Error;
 use crate::database::ident_key;
 use crate::imagemanager::Image;
 use crate::instance::InstanceInfo;
+use crate::runtimes::head_start::HeadStart;
 use crate::smclient::Outgoing;
 use core::Core;
 use events::{Action, Ended, Event, Failure, FailureKind, Found};
@@ -76,6 +78,7 @@ pub enum Command {
 pub struct Launcher {
     core: Core,
     workshop: Arc<Workshop>,
+    head_start: HeadStart,
     first: Vec<Found>,
     queue: Queue<Order, Done>,
     /// What is being done, so that an order that breaks is known.
@@ -336,12 +339,14 @@ impl Launcher {
             match action {
                 Action::Store { put, remove } => self.store(put, remove).await,
                 Action::Prepare(info) => {
+                    self.head_start.give();
                     let (rank, work) =
                         (u64::MAX - info.priority, Arc::clone(&self.workshop).prepare(info.clone()));
                     self.queue.push(Pool::Prepare, rank, Order::Prepare(info), Box::pin(work));
                 }
                 Action::Abandon(ident) => more.extend(self.abandon(&ident)),
                 Action::Start(info) => {
+                    self.head_start.give();
                     let (rank, image) = (u64::MAX - info.priority, self.images.remove(&info.ident));
                     let work = Arc::clone(&self.workshop).provide(info.clone(), image);
                     self.queue.push(Pool::Provide, rank, Order::Start(info), Box::pin(work));
@@ -423,10 +428,22 @@ impl Launcher {
     }
 
     /// A wish that cannot be stored is carried out all the same: the disk may be full, the service matters.
+    /// Of what does not run yet the disk is not waited for: the database keeps its order, and a start is counted
+    /// there, durably, before its process is started.
     async fn store(&mut self, put: Vec<InstanceInfo>, remove: Vec<InstanceIdent>) {
+        let runs =
+            |status: &Status| status.pid.is_some() && put.iter().any(|info| info.ident == status.info.ident);
+        let only_starts = remove.is_empty() && !self.core.statuses().iter().any(runs);
         let remove = remove.iter().map(ident_key).collect();
-        if let Err(error) = self.workshop.database.change_instances(put, remove).await {
+        let told = |error: Error| {
             tracing::error!("wishes are not stored, a restart will not know them: {}", error.info().message);
+        };
+        match self.workshop.database.submit_instances(put, remove).await {
+            Ok(stored) if only_starts => {
+                tokio::spawn(async move { stored.await.unwrap_or_else(told) });
+            }
+            Ok(stored) => stored.await.unwrap_or_else(told),
+            Err(error) => told(error),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::networkmanager::NetworkManager;
 use crate::permissions::Permissions;
 use crate::resourcemanager::ResourceManager;
 use crate::resourcemanager::quotas::Quotas;
+use crate::runtimes::head_start::HeadStart;
 use crate::runtimes::keeper::{Keeper, Known};
 use crate::runtimes::{Grace, Runtime};
 use crate::smclient::Outgoing;
@@ -125,6 +126,7 @@ impl Launcher {
         Ok(Self {
             core,
             workshop,
+            head_start: HeadStart::open(),
             first,
             queue: Queue::new(),
             open: BTreeMap::new(),

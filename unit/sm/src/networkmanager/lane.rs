@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use aos_ids::InstanceIdent;
 use aos_unit_api::servicemanager::v5 as wire;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::{InstanceNetwork, NodeNetwork, Wishes, names};
 use crate::Error;
@@ -56,6 +56,16 @@ pub enum Done {
     Left(String, Result<(), Error>),
     /// New rules come here, if CM sends any at all.
     Synchronised(Result<Option<Updates>, Error>),
+}
+
+impl Done {
+    /// The instance it gave something.
+    pub fn instance(&self) -> Option<&str> {
+        match self {
+            Self::Allocated(asked, _) => Some(&asked.id),
+            Self::Released(..) | Self::Left(..) | Self::Synchronised(_) => None,
+        }
+    }
 }
 
 /// The jobs that wait and run.
@@ -114,17 +124,29 @@ impl Lane {
     pub async fn next(&mut self) -> Done {
         loop {
             match self.running.join_next().await {
-                Some(Ok(done)) => {
-                    self.alone = false;
-                    return done;
-                }
-                Some(Err(error)) => {
-                    self.alone = false;
-                    tracing::error!("a call about networks broke: {error}");
+                Some(ended) => {
+                    if let Some(done) = self.end(ended) {
+                        return done;
+                    }
                 }
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// Another job that has ended already.
+    pub fn try_next(&mut self) -> Option<Done> {
+        loop {
+            let ended = self.running.try_join_next()?;
+            if let Some(done) = self.end(ended) {
+                return Some(done);
+            }
+        }
+    }
+
+    fn end(&mut self, ended: Result<Done, JoinError>) -> Option<Done> {
+        self.alone = false;
+        ended.inspect_err(|error| tracing::error!("a call about networks broke: {error}")).ok()
     }
 }
 
@@ -143,8 +165,17 @@ async fn allocate(
             Err(error) => return Err(error),
         }
     }
-    let here = cm.node_network(network, node).await?;
-    checked(here, cm.instance_network(ident, network, node, hosts(), wishes).await?)
+    // Both questions at once. CM usually takes them in this order; where the second one came first, it did not
+    // know the network yet.
+    let question = || cm.instance_network(ident, network, node, hosts(), wishes);
+    let (here, given) = futures_util::future::join(cm.node_network(network, node), question()).await;
+    let here = here?;
+    let given = match given {
+        Err(Error::Answer { .. }) => question().await?,
+        Ok(given) if given.subnet != here.subnet => question().await?,
+        other => other?,
+    };
+    checked(here, given)
 }
 
 fn checked(here: NodeNetwork, given: InstanceNetwork) -> Result<(NodeNetwork, InstanceNetwork), Error> {

@@ -3,6 +3,7 @@
 //!
 //! Blocking; one request to the kernel takes well below a millisecond, a removed link may take a few.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -26,12 +27,17 @@ const LINK_NAME: u16 = 3;
 const LINK_BELOW: u16 = 5;
 const LINK_MASTER: u16 = 10;
 const LINK_INFO: u16 = 18;
+const LINK_GROUP: u16 = 27;
 const LINK_NAMESPACE: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const UP: u32 = 1;
 const IPV4: u8 = 2;
 const MAIN_TABLE: u8 = 254;
+
+/// Links about to be removed, all at once: whatever the kernel has to wait for, it waits for once. The number is
+/// the letters "aosR".
+const LEAVING: u32 = 0x616f_7352;
 
 /// Smallest bucket of a bandwidth limit, bytes.
 const MIN_BURST: u64 = 12_800;
@@ -47,6 +53,8 @@ pub struct Link {
     pub kind: String,
     /// The bridge it belongs to, 0 for none.
     pub master: u32,
+    /// The group it is in, 0 for none.
+    pub group: u32,
 }
 
 /// A netlink socket in the namespace it was opened in.
@@ -73,6 +81,7 @@ fn link_of(message: &Received<'_>) -> Option<Link> {
         index: number(message.body, 4)?,
         kind: kind.unwrap_or_default().to_owned(),
         master: attribute(rest, LINK_MASTER).and_then(|value| number(value, 0)).unwrap_or(0),
+        group: attribute(rest, LINK_GROUP).and_then(|value| number(value, 0)).unwrap_or(0),
     })
 }
 
@@ -83,6 +92,13 @@ fn default_route_of(message: &Received<'_>) -> Option<u32> {
         return None;
     }
     number(attribute(message.body.get(12..)?, 4)?, 0)
+}
+
+fn unless_gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(()),
+        other => other,
+    }
 }
 
 fn unless_there(result: io::Result<()>) -> io::Result<()> {
@@ -257,13 +273,31 @@ impl Links {
         self.0.request(request)
     }
 
+    /// Removes links, which takes hardly longer than removing one; no error when some are not there.
+    pub fn remove_all(&mut self, names: &BTreeSet<&str>) -> io::Result<()> {
+        let (leaving, staying): (Vec<Link>, Vec<Link>) =
+            self.list()?.into_iter().partition(|link| names.contains(link.name.as_str()));
+        if leaving.len() < 2 || staying.iter().any(|link| link.group == LEAVING) {
+            return leaving.iter().try_for_each(|link| self.remove_number(link.index));
+        }
+        for link in &leaving {
+            let mut join = Message::new(NEW_LINK, 0, &link_head(link.index, 0));
+            join.put(LINK_GROUP, &LEAVING.to_ne_bytes());
+            unless_gone(self.0.request(join))?;
+        }
+        let mut all = Message::new(REMOVE_LINK, 0, &link_head(0, 0));
+        all.put(LINK_GROUP, &LEAVING.to_ne_bytes());
+        unless_gone(self.0.request(all))
+    }
+
+    fn remove_number(&mut self, index: u32) -> io::Result<()> {
+        unless_gone(self.0.request(Message::new(REMOVE_LINK, 0, &link_head(index, 0))))
+    }
+
     /// Removes a link; no error when it is not there.
     pub fn remove(&mut self, name: &str) -> io::Result<()> {
         let Some(link) = self.find(name)? else { return Ok(()) };
-        match self.0.request(Message::new(REMOVE_LINK, 0, &link_head(link.index, 0))) {
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(()),
-            other => other,
-        }
+        self.remove_number(link.index)
     }
 }
 
@@ -297,6 +331,49 @@ mod tests {
         let mac = mac_of("br-0");
         assert_eq!(mac[0] & 3, 2);
         assert_ne!(mac, mac_of("br-1"));
+    }
+
+    /// Runs `work` in a network namespace of its own.
+    fn apart(work: impl FnOnce(&mut Links) + Send + 'static) {
+        let thread = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            work(&mut Links::open().unwrap());
+        });
+        thread.join().unwrap();
+    }
+
+    fn bridges(links: &mut Links) -> Vec<(String, u32)> {
+        let mut all = links.list().unwrap();
+        all.retain(|link| link.kind == "bridge");
+        all.into_iter().map(|link| (link.name, link.group)).collect()
+    }
+
+    fn join_group(links: &mut Links, name: &str, group: u32) {
+        let mut join = Message::new(NEW_LINK, 0, &link_head(links.need(name).unwrap().index, 0));
+        join.put(LINK_GROUP, &group.to_ne_bytes());
+        links.0.request(join).unwrap();
+    }
+
+    #[test]
+    fn many_links_go_at_once_and_others_stay() {
+        apart(|links| {
+            for number in 0..4_u8 {
+                let mac = [2, 0, 0, 0, 0, number];
+                let address = (Ipv4Addr::new(10, number, 0, 1), 16);
+                links.ensure_bridge(&format!("b{number}"), mac, address).unwrap();
+            }
+            join_group(links, "b3", 7);
+            links.remove_all(&BTreeSet::from(["b0", "b1", "absent"])).unwrap();
+            assert_eq!(bridges(links), [("b2".to_owned(), 0), ("b3".to_owned(), 7)]);
+            // Nobody else's link goes because it is in the group that is used for it.
+            join_group(links, "b2", LEAVING);
+            links.ensure_bridge("b4", [2, 0, 0, 0, 0, 4], (Ipv4Addr::new(10, 4, 0, 1), 16)).unwrap();
+            links.remove_all(&BTreeSet::from(["b3", "b4"])).unwrap();
+            assert_eq!(bridges(links), [("b2".to_owned(), LEAVING)]);
+            links.remove_all(&BTreeSet::from(["b2"])).unwrap();
+            links.remove_all(&BTreeSet::new()).unwrap();
+            assert_eq!(bridges(links), []);
+        });
     }
 
     #[test]

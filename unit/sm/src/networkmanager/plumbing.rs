@@ -231,16 +231,22 @@ impl Plumbing {
     /// Takes instances (ID and host end of the cable) down, and the networks nobody uses any more.
     pub fn down(&mut self, instances: &[(String, String)], idle: &[Net]) -> Result<(), Error> {
         let mut complete = true;
+        let of_networks = || {
+            let vlan = |net: &'_ Net| net.vlan.as_ref().map(|(name, _)| name.clone());
+            idle.iter().flat_map(move |net| vlan(net).into_iter().chain([net.bridge.clone()]))
+        };
+        let links: BTreeSet<String> =
+            instances.iter().map(|(_, veth)| veth.clone()).chain(of_networks()).collect();
+        if let Err(error) = self.links.remove_all(&links.iter().map(String::as_str).collect()) {
+            tracing::debug!("links are removed one by one: {error}");
+        }
         for (id, veth) in instances {
             complete &= self.unplug(id, veth);
         }
-        for net in idle {
-            let vlan = net.vlan.as_ref().map(|(name, _)| name);
-            for name in vlan.into_iter().chain([&net.bridge]) {
-                if let Err(error) = self.links.remove(name) {
-                    tracing::error!("link {name} is not removed: {error}");
-                    complete = false;
-                }
+        for name in of_networks() {
+            if let Err(error) = self.links.remove(&name) {
+                tracing::error!("link {name} is not removed: {error}");
+                complete = false;
             }
         }
         if let Some(filter) = &mut self.filter {
@@ -298,8 +304,13 @@ mod tests {
 
     #[test]
     fn links_of_others_are_not_ours() {
-        let link =
-            |name: &str, kind: &str| Link { name: name.into(), index: 1, kind: kind.into(), master: 0 };
+        let link = |name: &str, kind: &str| Link {
+            name: name.into(),
+            index: 1,
+            kind: kind.into(),
+            master: 0,
+            group: 0,
+        };
         assert!(is_named_by_us(&link("veth0123abcd", "veth")));
         assert!(is_named_by_us(&link("br-0123abcd", "bridge")));
         assert!(is_named_by_us(&link("vlan-0123abcd", "vlan")));

@@ -67,6 +67,20 @@ impl Hierarchies {
         self.unified.is_some() && self.of("memory").is_none()
     }
 
+    /// The list of processes of the cgroup that this process is in, in the first hierarchy that shows it;
+    /// `memberships` is what `/proc/self/cgroup` says.
+    pub fn own_list(&self, memberships: &str) -> Option<PathBuf> {
+        memberships.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            let same = |names: &[String]| names.iter().map(String::as_str).eq(controllers.split(','));
+            let point = match controllers {
+                "" => self.unified.as_ref().filter(|_| self.is_unified()),
+                _ => self.v1.iter().find(|(names, _)| same(names)).map(|(_, point)| point),
+            };
+            Some(point?.join(path.trim_start_matches('/')).join("cgroup.procs")).filter(|list| list.exists())
+        })
+    }
+
     fn of(&self, controller: &str) -> Option<&PathBuf> {
         let has = |names: &[String]| names.iter().any(|name| name == controller);
         self.v1.iter().find(|(names, _)| has(names)).map(|(_, point)| point)
@@ -117,6 +131,24 @@ mod tests {
         assert_eq!(paths.cpuacct.as_deref(), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct/aos/x")));
         assert_eq!(paths.pids, None);
         assert_eq!(paths.all.len(), 3);
+    }
+
+    #[test]
+    fn the_list_of_the_own_cgroup_is_found_where_it_is_mounted() {
+        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for list in [old.path().join("services/sm/cgroup.procs"), new.path().join("sm/cgroup.procs")] {
+            fs::create_dir_all(list.parent().unwrap()).unwrap();
+            fs::write(&list, "").unwrap();
+        }
+        let (old, new) = (old.path().display(), new.path().display());
+        let v1 = format!("32 30 0:28 / {old} rw - cgroup cgroup rw,cpu,cpuacct\n");
+        let v2 = format!("31 30 0:27 / {new} rw - cgroup2 cgroup2 rw\n");
+        let memberships = "12:memory:/elsewhere\n4:cpu,cpuacct:/services/sm\n0::/sm\n";
+        let list = |mounts: &str| Hierarchies::parse(mounts).own_list(memberships);
+        assert_eq!(list(&v1), Some(format!("{old}/services/sm/cgroup.procs").into()));
+        assert_eq!(list(&v2), Some(format!("{new}/sm/cgroup.procs").into()));
+        assert_eq!(list(&format!("{v1}{v2}")), Some(format!("{old}/services/sm/cgroup.procs").into()));
+        assert_eq!(Hierarchies::parse(&v1).own_list("4:cpu,cpuacct:/gone\nnonsense\n"), None);
     }
 
     #[test]

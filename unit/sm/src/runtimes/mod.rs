@@ -7,6 +7,7 @@
 pub mod cgroup;
 pub mod container;
 pub mod data;
+pub mod head_start;
 mod home;
 pub mod keeper;
 pub mod native;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -9,12 +10,12 @@ use super::super::dns::Names;
 use super::super::period;
 use super::super::plumbing::{Plumbing, Socketed};
 use super::super::{InstanceNetwork, NodeNetwork, Prepared, names, now, plan};
-use super::{Collected, LEDGER, STORE_PERIOD, Task, Waiting};
+use super::{Collected, Given, LEDGER, STORE_PERIOD, Task, Waiting};
 use crate::Error;
 
 impl Task {
     pub(super) async fn carry_out(&mut self, collected: Collected) {
-        let Collected { up, down } = collected;
+        let Collected { up, down, given } = collected;
         if !down.is_empty() {
             let (ids, answers): (Vec<_>, Vec<_>) = down.into_iter().unzip();
             let result = self.take_down(&ids).await;
@@ -26,12 +27,13 @@ impl Task {
                 let _ = answer.send(own);
             }
         }
-        if !up.is_empty() {
-            self.bring_up(up).await;
+        if !up.is_empty() || !given.is_empty() {
+            self.bring_up(up, given).await;
         }
     }
 
-    pub(super) async fn bring_up(&mut self, waiting: Vec<(String, Waiting)>) {
+    /// Brings instances up while what CM gave for them is stored.
+    pub(super) async fn bring_up(&mut self, waiting: Vec<(String, Waiting)>, given: Given) {
         let mut ready = Vec::new();
         let mut socketed = Vec::new();
         let mut carried = BTreeMap::new();
@@ -45,7 +47,10 @@ impl Task {
                 Err(error) => waiting.fail(error),
             }
         }
-        let results = self.plumb(move |plumbing| plumbing.up(&socketed, &carried)).await;
+        let database = self.database.clone();
+        let storing = database.set_networks(&given.networks, &given.instances);
+        let plumbing = self.plumb(move |plumbing| plumbing.up(&socketed, &carried));
+        let (stored, results) = futures_util::future::join(storing, plumbing).await;
         let mut results = match results {
             Ok(results) => results.into_iter(),
             Err(error) => {
@@ -68,6 +73,9 @@ impl Task {
                 }
             }
         }
+        if let Err(error) = stored {
+            self.refuse(&mut good, &given, error).await;
+        }
         self.store_at = self.store_at.or_else(|| self.filtered.then(|| Instant::now() + STORE_PERIOD));
         for network in networks {
             if let Err(error) = self.serve_names(&network).await {
@@ -79,6 +87,28 @@ impl Task {
                 Waiting::Adoption(answer) => drop(answer.send(Ok(()))),
                 Waiting::Start(answer) => drop(answer.send(self.prepared(&id))),
             }
+        }
+    }
+
+    /// Takes back what was brought up but cannot be remembered: after a restart it would be nobody's.
+    async fn refuse(&mut self, good: &mut Vec<(String, Waiting)>, given: &Given, error: Error) {
+        let error = Arc::new(error);
+        let (new, old) =
+            std::mem::take(good).into_iter().partition(|(id, _)| given.instances.contains_key(id));
+        *good = old;
+        let new: Vec<(String, Waiting)> = new;
+        let ids: Vec<String> = given.instances.keys().cloned().collect();
+        if let Err(error) = self.take_down(&ids).await {
+            tracing::error!("networks that are not stored are not taken down: {}", error.info().message);
+        }
+        for id in &ids {
+            self.instances.remove(id);
+        }
+        for network in given.networks.keys() {
+            self.networks.remove(network);
+        }
+        for (_, waiting) in new {
+            waiting.fail(Error::Shared(Arc::clone(&error)));
         }
     }
 

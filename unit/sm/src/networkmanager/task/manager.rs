@@ -7,7 +7,7 @@ use wire::instance_network_update_notification::Update;
 
 use super::super::lane::{Allocation, Done, Job, Updates};
 use super::super::{InstanceNetwork, NodeNetwork, plan, rules};
-use super::{Collected, News, RETRY, Task, Waiting};
+use super::{Collected, Given, News, RETRY, Task, Waiting};
 use crate::Error;
 use aos_unit_api::servicemanager::v5 as wire;
 
@@ -22,11 +22,12 @@ impl Task {
             },
             Done::Allocated(asked, given) => {
                 let stored = match given {
-                    Ok((here, given)) => self.allocated(&asked.id, here, given).await,
+                    Ok((here, given)) => self.allocated(&asked.id, here, given, &mut collected.given).await,
                     Err(error) => Err(error),
                 };
                 let Some(answer) = self.starting.remove(&asked.id) else {
                     // Nobody waits any more; what was allocated for nothing is given back.
+                    collected.given.instances.remove(&asked.id);
                     if !self.running.contains(&asked.id)
                         && stored.is_ok()
                         && let Err(error) = self.release(&asked.id).await
@@ -51,12 +52,13 @@ impl Task {
         }
     }
 
-    /// Stores what CM gave. Parameters of a network that is in use stay as they are.
+    /// Takes what CM gave, and puts it into `store`. Parameters of a network that is in use stay as they are.
     pub(super) async fn allocated(
         &mut self,
         id: &str,
         here: NodeNetwork,
         given: InstanceNetwork,
+        store: &mut Given,
     ) -> Result<(), Error> {
         let network = given.network.clone();
         let in_use = self.users(&network).next().is_some();
@@ -69,14 +71,14 @@ impl Task {
                 if let Some(old) = known.as_ref().and_then(|known| plan::net(&network, known).ok()) {
                     self.plumb(move |plumbing| plumbing.down(&[], &[old])).await??;
                 }
-                self.database.set_network(network.clone(), Some(&here)).await?;
+                store.networks.insert(network.clone(), here.clone());
                 self.networks.insert(network, here);
             }
         }
         if self.instances.get(id).is_some_and(|known| known.ip != given.ip || known.subnet != given.subnet) {
             self.take_down(&[id.to_owned()]).await?;
         }
-        self.database.set_instance_network(id.to_owned(), Some(&given)).await?;
+        store.instances.insert(id.to_owned(), given.clone());
         self.instances.insert(id.to_owned(), given);
         Ok(())
     }

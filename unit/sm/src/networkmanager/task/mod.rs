@@ -71,11 +71,26 @@ impl Waiting {
     }
 }
 
-/// Kernel work that is collected before it is done.
+/// Work for kernel and disk that is collected before it is done.
 #[derive(Default)]
 struct Collected {
     up: Vec<(String, Waiting)>,
     down: Vec<(String, Option<Answer<()>>)>,
+    /// To be remembered before anything of `up` is answered.
+    given: Given,
+}
+
+/// What CM gave and nobody has stored yet.
+#[derive(Default)]
+struct Given {
+    networks: BTreeMap<String, NodeNetwork>,
+    instances: BTreeMap<String, InstanceNetwork>,
+}
+
+impl Given {
+    fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.instances.is_empty()
+    }
 }
 
 impl Collected {
@@ -170,7 +185,16 @@ impl Task {
                         self.take(order, &mut collected).await;
                     }
                 }
-                done = self.lane.next() => self.finish(done, &mut collected).await,
+                done = self.lane.next() => {
+                    let mut next = Some(done);
+                    while let Some(done) = next {
+                        if done.instance().is_some_and(|id| collected.concerns(id)) {
+                            self.carry_out(std::mem::take(&mut collected)).await;
+                        }
+                        self.finish(done, &mut collected).await;
+                        next = self.lane.try_next();
+                    }
+                }
                 Some(news) = self.news.1.recv() => self.hear(news).await,
                 () = until(alarm) => self.ring().await,
             }

@@ -130,7 +130,7 @@ impl Workshop {
         limited?;
         let (secret, network) = (secret?, network?);
         // Folders first: limits may need ones of a special kind.
-        let data = data.make(info)?;
+        let data = data.make(info.uid, info.gid)?;
         Ok(StartJob { info: info.clone(), image, attached, network, secret, data })
     }
 

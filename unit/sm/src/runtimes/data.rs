@@ -1,7 +1,7 @@
 //! State file and storage folder of an instance: below folders of the runtime, owned by the instance's user,
-//! made when missing and never touched again.
+//! made when missing and not touched again once they are.
 
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Component, Path, PathBuf};
 
 use crate::Error;
@@ -25,21 +25,34 @@ impl Data {
         })
     }
 
-    /// Makes what is missing and gives it to the instance's user.
-    pub fn make(self, info: &InstanceInfo) -> Result<Self, Error> {
-        if let Some(path) = self.state.as_ref().filter(|path| !path.exists()) {
-            if let Some(parent) = path.parent() {
-                aos_durable::create_dir(parent, 0o755)?;
+    /// Makes what is missing and gives it to the instance's user. What is still root's is given too: a crash may
+    /// have come between the two.
+    pub fn make(self, uid: u32, gid: u32) -> Result<Self, Error> {
+        if let Some(path) = &self.state {
+            if !path.exists() {
+                if let Some(parent) = path.parent() {
+                    aos_durable::create_dir(parent, 0o755)?;
+                }
+                aos_durable::write_atomic(path, b"", 0o600)?;
             }
-            aos_durable::write_atomic(path, b"", 0o600)?;
-            chown(path, Some(info.uid), Some(info.gid)).map_err(Error::file("give away", path))?;
+            give(path, uid, gid)?;
         }
-        if let Some(path) = self.storage.as_ref().filter(|path| !path.exists()) {
-            aos_durable::create_dir(path, 0o755)?;
-            chown(path, Some(info.uid), Some(info.gid)).map_err(Error::file("give away", path))?;
+        if let Some(path) = &self.storage {
+            if !path.exists() {
+                aos_durable::create_dir(path, 0o755)?;
+            }
+            give(path, uid, gid)?;
         }
         Ok(self)
     }
+}
+
+fn give(path: &Path, uid: u32, gid: u32) -> Result<(), Error> {
+    let meta = path.symlink_metadata().map_err(Error::file("look at", path))?;
+    if (meta.uid(), meta.gid()) != (0, 0) || (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    lchown(path, Some(uid), Some(gid)).map_err(Error::file("give away", path))
 }
 
 /// A path given by a peer, below a folder of ours.
@@ -66,5 +79,29 @@ mod tests {
         for bad in ["../x", "/etc/passwd", "a/../../x", "."] {
             assert!(below(folder, bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_a_crash_left_with_root_is_given_to_the_instance() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, storage) = (folder.path().join("states/0/state.dat"), folder.path().join("storages/0"));
+        let data = Data { state: Some(state.clone()), storage: Some(storage.clone()) };
+        let owners =
+            || [&state, &storage].map(|path| path.metadata().map(|meta| (meta.uid(), meta.gid())).unwrap());
+        for _ in 0..2 {
+            data.clone().make(5001, 5002).unwrap();
+            assert_eq!(owners(), [(5001, 5002); 2]);
+        }
+        std::fs::write(&state, "kept").unwrap();
+        for path in [&state, &storage] {
+            lchown(path, Some(0), Some(0)).unwrap();
+        }
+        data.clone().make(5001, 5002).unwrap();
+        assert_eq!(owners(), [(5001, 5002); 2]);
+        assert_eq!(std::fs::read_to_string(&state).unwrap(), "kept");
+        // An owner that somebody chose stays.
+        lchown(&state, Some(7), Some(7)).unwrap();
+        data.make(5001, 5002).unwrap();
+        assert_eq!(owners()[0], (7, 7));
     }
 }

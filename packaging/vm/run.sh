@@ -10,6 +10,7 @@ cd "$(dirname "$0")/../.."
 here=$PWD/packaging/vm
 work=$PWD/target/vm
 seconds=${AOS_VM_SECONDS:-1500}
+built=target/${AOS_VM_PROFILE:-release}
 say() { echo "== $*"; }
 
 if [ "$(id -u)" != 0 ]; then
@@ -63,8 +64,9 @@ rm -rf "$root"; cp -a "$work/debian" "$root"
 mkdir -p "$root/lib/modules" "$root/opt/aosedge"
 cp -a "$modules" "$root/lib/modules/"
 for program in aos aos-cloud aosctl aos-demo aos-box; do
-  [ -x "target/release/$program" ] && cp "target/release/$program" "$root/opt/aosedge/"
+  [ -x "$built/$program" ] && cp "$built/$program" "$root/opt/aosedge/"
 done
+strip --strip-debug "$root"/opt/aosedge/* 2>/dev/null || true
 cp -r packaging "$root/opt/aosedge/packaging"
 # What the machine does, one after the other; each part ends with a line that tells its result.
 {

@@ -34,7 +34,8 @@ refuse() { # WHAT COMMAND...: the command must not succeed
 
 find_pid() { # PATTERN: the process whose command line fits; bracket one of its letters, so that this search does not
   for dir in /proc/[0-9]*; do
-    if tr '\0' ' ' < "$dir/cmdline" 2>/dev/null | grep -q -- "$1"; then basename "$dir"; fi
+    # One that ends meanwhile is none.
+    if { tr '\0' ' ' < "$dir/cmdline" | grep -q -- "$1"; } 2>/dev/null; then basename "$dir"; fi
   done
 }
 

@@ -90,10 +90,15 @@ pub fn last_line(text: &[u8]) -> String {
     text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").trim().to_owned()
 }
 
-/// Makes the log file the instance's own: many programs open their standard output by its name.
-pub fn give_log(path: &Path, uid: u32, gid: u32) -> Result<(), Error> {
-    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    log.and_then(|log| fchown(&log, Some(uid), Some(gid))).map_err(Error::file("give away", path))
+/// Opens the log file to the instance's group: many programs open their standard output by its name. The owner
+/// is root, so that the log is none of what the disk quota of the instance's user counts.
+pub fn give_log(path: &Path, gid: u32) -> Result<(), Error> {
+    let give = || {
+        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        fchown(&log, Some(0), Some(gid))?;
+        log.set_permissions(fs::Permissions::from_mode(0o660))
+    };
+    give().map_err(Error::file("give away", path))
 }
 
 #[cfg(test)]
@@ -113,5 +118,19 @@ mod tests {
         let error = open_way(&inner).unwrap_err().to_string();
         assert!(error.contains(&folder.path().display().to_string()), "{error}");
         assert_eq!(mode(folder.path()), 0o700, "it is not ours");
+    }
+
+    #[test]
+    fn a_log_is_open_to_the_instance_and_not_counted_as_its_data() {
+        use std::os::unix::fs::{MetadataExt, chown};
+
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        fs::write(&log, "of an earlier start").unwrap();
+        chown(&log, Some(5003), Some(5004)).unwrap();
+        give_log(&log, 5004).unwrap();
+        let meta = fs::metadata(&log).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (0, 5004, 0o660));
+        assert_eq!(fs::read_to_string(&log).unwrap(), "of an earlier start");
     }
 }

@@ -9,6 +9,7 @@ mod core;
 mod files;
 mod handler;
 mod health;
+mod key;
 mod module;
 mod pin;
 mod request;

@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aos_token::{
-    AuthPin, CertUrl, KeyKind, Library, ObjectKind, Pin, Pkcs11Url, SlotChoice, TokenError, TokenKey,
-    TokenSession,
+    AuthPin, CertUrl, KeyKind, Library, ObjectKind, Pin, Pkcs11Url, SlotChoice, TokenError, TokenSession,
 };
-use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 
 use super::chain::{self, Parsed};
 use super::core::{CertRecord, KeyId, Scan};
 use super::files::{self, KeyFiles};
+use super::key::Key;
 use super::pin::{self, PinSource};
 use crate::Error;
 use crate::config::{Algorithm, CertModule};
@@ -49,37 +48,6 @@ struct Token {
 pub(super) enum Session {
     Token(TokenSession),
     Files(KeyFiles),
-}
-
-/// A new key.
-pub(super) enum Key {
-    Token(TokenKey),
-    File(Box<KeyPair>),
-}
-
-impl PublicKeyData for Key {
-    fn der_bytes(&self) -> &[u8] {
-        match self {
-            Self::Token(key) => key.der_bytes(),
-            Self::File(key) => key.der_bytes(),
-        }
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        match self {
-            Self::Token(key) => key.algorithm(),
-            Self::File(key) => PublicKeyData::algorithm(&**key),
-        }
-    }
-}
-
-impl SigningKey for Key {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        match self {
-            Self::Token(key) => SigningKey::sign(key, message),
-            Self::File(key) => key.sign(message),
-        }
-    }
 }
 
 impl Module {

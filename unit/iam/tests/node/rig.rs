@@ -100,7 +100,7 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
 
 /// The node's files.
 pub struct Rig {
-    dir: PathBuf,
+    pub dir: PathBuf,
 }
 
 impl Rig {

@@ -1,15 +1,15 @@
 //! Instances that run into their limits, told as alerts while they go on.
 //!
-//! A service at its limit is refused what it asks for and mostly lives on, so that nothing else would say it.
-//! The kernel counts processes killed for want of memory and, unless the limit of the user is met first, those
-//! refused; most processes there were at a time, open files and a full `/tmp` are compared with their limits.
-//! Looked at with every sample, for every instance that runs, whatever its monitoring
-//! parameters. Each limit of an instance is told when it is met and not again for a while.
+//! A service at its limit is refused what it asks for and mostly lives on, so that nothing else would say it. The
+//! kernel remembers how many processes there were at most and counts those killed for want of memory; open files
+//! of the first process and a full `/tmp` are seen while they last. Looked at with every sample, with a system
+//! call or two for each limit, for every instance that runs, whatever its monitoring parameters; storage and
+//! state only of those that are measured. Processes are told once, every other limit not again for a while.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::readers::field;
@@ -51,27 +51,19 @@ impl Limit {
     }
 }
 
-/// One limit of one instance.
+/// When each limit was told last.
 #[derive(Debug, Default)]
-struct Met {
-    count: u64,
-    told: Option<Instant>,
-}
+struct Told([Option<Instant>; 6]);
 
-impl Met {
-    /// True when a count that grows has to be told now.
-    fn grew(&mut self, now: Instant, count: u64) -> bool {
-        let more = count > std::mem::replace(&mut self.count, count);
-        self.tell(now, more)
-    }
-
+impl Told {
     /// True when something that is so now has to be told.
-    fn tell(&mut self, now: Instant, is_so: bool) -> bool {
-        let quiet = self.told.is_some_and(|told| now.saturating_duration_since(told) < QUIET);
-        if is_so && !quiet {
-            self.told = Some(now);
+    fn tell(&mut self, now: Instant, limit: Limit, is_so: bool) -> bool {
+        let Some(last) = self.0.get_mut(limit as usize) else { return false };
+        let due = is_so && last.is_none_or(|told| now.saturating_duration_since(told) >= QUIET);
+        if due {
+            *last = Some(now);
         }
-        is_so && !quiet
+        due
     }
 }
 
@@ -79,60 +71,63 @@ impl Met {
 #[derive(Debug)]
 struct Looked {
     pid: i32,
-    processes: Option<PathBuf>,
+    /// Until it is told.
+    processes: Option<Processes>,
     memory: Option<File>,
+    killed: u64,
     files: Option<u64>,
-    tmp: PathBuf,
-    met: BTreeMap<Limit, Met>,
+    /// Its `/tmp` is a file system of its own.
+    tmp: bool,
+    told: Told,
 }
 
 impl Looked {
     fn open(pid: i32, cgroups: &CgroupPaths) -> Self {
-        let open = |folder: &Option<PathBuf>, file: &str| File::open(folder.as_ref()?.join(file)).ok();
+        let memory =
+            cgroups.memory.as_ref().and_then(|group| File::open(group.join(memory_file(cgroups))).ok());
         Self {
             pid,
-            processes: cgroups.pids.clone(),
-            memory: open(&cgroups.memory, memory_file(cgroups)),
+            processes: cgroups.pids.as_deref().and_then(Processes::open),
+            memory,
+            killed: 0,
             files: most_files(pid),
-            tmp: PathBuf::from(format!("/proc/{pid}/root/tmp")),
-            met: BTreeMap::new(),
+            tmp: temporary(pid).is_some(),
+            told: Told::default(),
         }
     }
 
     /// What is met and has to be told; `disk` are the bytes in use and allowed of storage and state, as far as
     /// they are known.
     fn look(&mut self, now: Instant, disk: [(Limit, Option<(u64, u64)>); 2]) -> Vec<String> {
-        let mut told = Vec::new();
-        let mut tell = |limit: Limit, count: u64, due: bool| {
-            if due {
-                told.push(limit.words(count));
+        let mut words = Vec::new();
+        let told = &mut self.told;
+        let mut tell = |limit: Limit, count: u64, is_so: bool| {
+            if told.tell(now, limit, is_so) {
+                words.push(limit.words(count));
             }
         };
-        if let Some(found) = self.processes.as_deref().and_then(Processes::read)
-            && let Some(limit) = found.limit
-        {
-            let met = self.met.entry(Limit::Processes).or_default();
-            let is_so = found.present >= limit || (met.told.is_none() && found.was_reached());
-            tell(Limit::Processes, limit, met.tell(now, is_so));
+        if let Some(processes) = self.processes.take_if(|processes| processes.are_all()) {
+            tell(Limit::Processes, processes.limit, true);
         }
         if let Some(events) = &self.memory {
-            let count = killed(events);
-            tell(Limit::Memory, count, self.met.entry(Limit::Memory).or_default().grew(now, count));
+            let killed = field(&first_bytes(events, &mut [0; MOST]), "oom_kill").unwrap_or_default();
+            let before = std::mem::replace(&mut self.killed, killed);
+            tell(Limit::Memory, killed, killed > before);
         }
         if let Some(most) = self.files {
             let open = open_files(self.pid, most);
-            tell(Limit::Files, open, self.met.entry(Limit::Files).or_default().tell(now, open >= most));
+            tell(Limit::Files, open, open >= most);
         }
-        if let Some(size) = full(&self.tmp) {
-            let met = self.met.entry(Limit::Temporary).or_default();
-            tell(Limit::Temporary, size, met.tell(now, true));
+        if self.tmp
+            && let Some((size, free)) = temporary(self.pid)
+        {
+            tell(Limit::Temporary, size, free == 0);
         }
         for (limit, used) in disk {
             let Some((used, allowed)) = used else { continue };
-            let met = self.met.entry(limit).or_default();
-            tell(limit, used, met.tell(now, used.saturating_add(slack(allowed)) >= allowed));
+            tell(limit, used, used.saturating_add(slack(allowed)) >= allowed);
         }
-        told
+        words
     }
 }
 
@@ -142,42 +137,42 @@ fn slack(allowed: u64) -> u64 {
     (allowed / 16).max(2 << 20).min(allowed / 4)
 }
 
-/// Processes the kernel has killed for want of memory.
-fn killed(events: &File) -> u64 {
-    let mut buffer = [0; MOST];
-    let size = events.read_at(&mut buffer, 0).unwrap_or_default();
-    let text = buffer.get(..size).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
-    field(text, "oom_kill").unwrap_or_default()
+/// What a file of the kernel says now.
+fn first_bytes<'a>(file: &File, buffer: &'a mut [u8; MOST]) -> std::borrow::Cow<'a, str> {
+    let size = file.read_at(buffer, 0).unwrap_or_default();
+    String::from_utf8_lossy(buffer.get(..size).unwrap_or_default())
 }
 
-/// The processes of an instance.
+/// The number of processes of an instance against its limit. Refusals alone do not tell: the limit of the user is
+/// the same number, and whichever is met first refuses.
 #[derive(Debug)]
 struct Processes {
-    /// How many it may have; `None` for any number.
-    limit: Option<u64>,
-    /// How many it has.
-    present: u64,
-    /// The most it has had, where the kernel remembers that.
-    most: u64,
-    /// How often it was refused one.
-    refused: u64,
+    limit: u64,
+    /// The most there were; before Linux 6.1 how often one was refused.
+    file: File,
+    is_most: bool,
 }
 
 impl Processes {
-    fn read(group: &Path) -> Option<Self> {
-        let number = |file: &str| std::fs::read_to_string(group.join(file)).ok()?.trim().parse().ok();
-        let events = std::fs::read_to_string(group.join("pids.events")).unwrap_or_default();
-        Some(Self {
-            limit: number("pids.max"),
-            present: number("pids.current")?,
-            most: number("pids.peak").unwrap_or_default(),
-            refused: field(&events, "max").unwrap_or_default(),
-        })
+    fn open(group: &Path) -> Option<Self> {
+        let limit = std::fs::read_to_string(group.join("pids.max")).ok()?.trim().parse().ok()?;
+        let open = |name: &str| File::open(group.join(name)).ok();
+        let (file, is_most) = match open("pids.peak") {
+            Some(file) => (file, true),
+            None => (open("pids.events")?, false),
+        };
+        Some(Self { limit, file, is_most })
     }
 
-    /// The user's limit is the same number and may be what was met, so that the refusals alone do not tell.
-    fn was_reached(&self) -> bool {
-        self.refused > 0 || self.limit.is_some_and(|limit| self.most >= limit)
+    /// True when there have been as many as allowed.
+    fn are_all(&self) -> bool {
+        let mut buffer = [0; MOST];
+        let text = first_bytes(&self.file, &mut buffer);
+        if self.is_most {
+            text.trim().parse::<u64>().is_ok_and(|most| most >= self.limit)
+        } else {
+            field(&text, "max").is_some_and(|refused| refused > 0)
+        }
     }
 }
 
@@ -205,11 +200,12 @@ fn open_files(pid: i32, most: u64) -> u64 {
     u64::try_from(entries).unwrap_or(u64::MAX)
 }
 
-/// Size of a temporary file system of the instance's own in which nothing is free, bytes.
-fn full(tmp: &Path) -> Option<u64> {
-    let facts = rustix::fs::statfs(tmp).ok()?;
-    let own = facts.f_type == TMPFS && facts.f_blocks > 0 && facts.f_bavail == 0;
-    own.then(|| facts.f_blocks.saturating_mul(u64::try_from(facts.f_bsize).unwrap_or_default()))
+/// Size and free space of the temporary file system of a process's own on `/tmp`, bytes.
+fn temporary(pid: i32) -> Option<(u64, u64)> {
+    let facts = rustix::fs::statfs(format!("/proc/{pid}/root/tmp")).ok()?;
+    let size = u64::try_from(facts.f_bsize).ok()?;
+    let own = facts.f_type == TMPFS && facts.f_blocks > 0;
+    own.then(|| (facts.f_blocks.saturating_mul(size), facts.f_bavail.saturating_mul(size)))
 }
 
 /// How the kernel numbers file systems in memory.
@@ -217,7 +213,7 @@ const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// True when an instance has had as many processes as it may have. To be asked before the cgroups are removed.
 pub fn reached_processes(cgroups: &CgroupPaths) -> bool {
-    cgroups.pids.as_deref().and_then(Processes::read).is_some_and(|found| found.was_reached())
+    cgroups.pids.as_deref().and_then(Processes::open).is_some_and(|processes| processes.are_all())
 }
 
 /// The limits of all instances.
@@ -255,18 +251,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_grows_is_told_and_then_not_for_a_while() {
-        let mut met = Met::default();
+    fn what_is_so_is_told_and_then_not_for_a_while() {
+        let mut told = Told::default();
         let now = Instant::now();
-        assert!(!met.grew(now, 0));
-        assert!(met.grew(now, 3));
-        assert!(!met.grew(now + Duration::from_secs(1), 9));
-        assert!(!met.grew(now + QUIET, 9), "it has not grown since");
-        assert!(met.grew(now + QUIET, 10));
-        let mut met = Met::default();
-        assert!(met.tell(now, true));
-        assert!(!met.tell(now + Duration::from_secs(1), true));
-        assert!(met.tell(now + QUIET, true));
+        assert!(!told.tell(now, Limit::State, false));
+        assert!(told.tell(now, Limit::State, true));
+        assert!(told.tell(now, Limit::Files, true), "each limit for itself");
+        assert!(!told.tell(now + QUIET / 2, Limit::State, true));
+        assert!(!told.tell(now + QUIET, Limit::State, false));
+        assert!(told.tell(now + QUIET, Limit::State, true));
+    }
+
+    #[test]
+    fn processes_killed_for_memory_are_told_when_they_become_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let events = |killed: u32| {
+            std::fs::write(folder.path().join("memory.events"), format!("max 5\noom_kill {killed}\n"))
+                .unwrap();
+        };
+        events(0);
+        let memory = Some(folder.path().to_owned());
+        let mut looked = Looked::open(1, &CgroupPaths { unified: true, memory, ..CgroupPaths::default() });
+        let now = Instant::now();
+        let mut told = |now| looked.look(now, NONE).iter().any(|words| words.contains("were killed"));
+        assert!(!told(now));
+        events(3);
+        assert!(told(now) && !told(now + QUIET), "no more since");
+        events(4);
+        assert!(told(now + QUIET));
     }
 
     // This process: the limit and the files it has are known to it.
@@ -311,28 +323,24 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_processes_is_reached_by_refusals_or_by_their_number() {
-        let quiet = [("pids.max", "64\n"), ("pids.current", "3\n"), ("pids.events", "max 0\n")];
+    fn a_limit_of_processes_is_reached_by_their_number_or_by_refusals() {
         let now = Instant::now();
-        for (file, text, reached) in
-            [("pids.events", "max 17\n", true), ("pids.peak", "64\n", true), ("pids.peak", "63\n", false)]
-        {
-            let (folder, paths) = group(&quiet);
+        let cases = [
+            ("pids.events", "max 0\n", "max 17\n", true),
+            ("pids.peak", "3\n", "64\n", true),
+            ("pids.peak", "3\n", "63\n", false),
+        ];
+        for (file, before, after, reached) in cases {
+            let (folder, paths) = group(&[("pids.max", "64\n"), (file, before)]);
             let mut looked = Looked::open(1, &paths);
-            assert!(!looked.look(now, NONE).iter().any(|words| words.contains("processes is")));
-            assert!(!reached_processes(&paths));
-            std::fs::write(folder.path().join(file), text).unwrap();
-            assert_eq!(reached_processes(&paths), reached, "{file} {text}");
-            let told = |looked: &mut Looked, now| {
-                looked.look(now, NONE).iter().any(|words| words.contains("64 processes is reached"))
-            };
-            assert_eq!(told(&mut looked, now), reached);
-            assert!(!told(&mut looked, now));
-            assert!(!told(&mut looked, now + QUIET), "it was once, and is not now");
-            std::fs::write(folder.path().join("pids.current"), "64\n").unwrap();
-            assert!(told(&mut looked, now + QUIET));
+            let mut told =
+                || looked.look(now, NONE).iter().any(|words| words.contains("64 processes is reached"));
+            assert!(!told() && !reached_processes(&paths));
+            std::fs::write(folder.path().join(file), after).unwrap();
+            assert_eq!((told(), reached_processes(&paths)), (reached, reached), "{file} {after}");
+            assert!(!told(), "once");
         }
-        let (_folder, paths) = group(&[("pids.max", "max\n"), ("pids.current", "3\n"), ("pids.peak", "9\n")]);
+        let (_folder, paths) = group(&[("pids.max", "max\n"), ("pids.peak", "9\n")]);
         assert!(!reached_processes(&paths) && !reached_processes(&CgroupPaths::default()));
     }
 }

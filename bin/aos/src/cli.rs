@@ -267,12 +267,7 @@ fn logs_command(parser: &mut lexopt::Parser) -> Result<Command> {
             _ => {
                 let about = "Shows what an instance of this node wrote, or all instances of an item; without a word what the\n\
                              core components wrote. `aos status` lists the instances; the start of an id is enough.";
-                return Ok(Command::Print(help(
-                    "aos logs [INSTANCE|ITEM]",
-                    about,
-                    &flags::LOGS_FLAGS,
-                    None,
-                )));
+                return Ok(Command::Print(help("aos logs [INSTANCE|ITEM]", about, &flags::LOGS_FLAGS, None)));
             }
         }
         if query.which.is_none() {

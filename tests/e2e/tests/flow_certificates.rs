@@ -20,7 +20,7 @@ fn serials(scene: &Scene) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-// REL-15, CM-32
+// REL-15, CM-32, ARC-24
 #[test]
 fn certificates_are_renewed_over_the_cloud_while_the_service_runs() {
     let mut scene = Scene::online("e2e-renew");
@@ -49,6 +49,15 @@ fn certificates_are_renewed_over_the_cloud_while_the_service_runs() {
         scene.wait_acked(frame);
     }
     assert!(asked.data()["unitSecrets"]["nodes"].is_array(), "the form that Units read");
+    // What opens the node's keys crosses the link, and no log has it.
+    let secrets = asked.data()["unitSecrets"]["nodes"].as_array().unwrap();
+    let secret = secrets[0]["secret"].as_str().unwrap();
+    assert!(secret.len() >= 8, "a secret");
+    let logs = Daemon::ALL.map(|daemon| scene.stage.unit.log(daemon));
+    for log in logs.iter().map(std::path::PathBuf::as_path).chain([scene.stage.cloud.log()]) {
+        let text = std::fs::read(log).unwrap();
+        assert!(!text.is_empty() && !String::from_utf8_lossy(&text).contains(secret), "{}", log.display());
+    }
     let installed: Vec<&str> = confirmed.data()["certificates"]
         .as_array()
         .unwrap()

@@ -66,7 +66,7 @@ fn publish(scene: &mut Scene, version: &str, permissions: &serde_json::Value) {
     scene.active(version);
 }
 
-// REL-39
+// REL-39, ARC-24
 #[test]
 fn a_service_proves_itself_with_its_secret() {
     let mut scene = Scene::online("e2e-permissions");

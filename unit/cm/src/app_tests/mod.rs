@@ -154,7 +154,8 @@ fn is_active(status: &aos_cloud_protocol::UnitStatus) -> bool {
     !status.is_delta_info && instances.any(|instance| instance.state == InstanceState::Active)
 }
 
-// CM-03, CM-04, CM-06, CM-07, CM-25..CM-27, CM-41..CM-46: from the wish to the running instance; and after
+// CM-03, CM-04, CM-06, CM-07, CM-25, CM-26, CM-27, CM-41, CM-42, CM-43, CM-44, CM-45, CM-46
+// From the wish to the running instance; and after
 // crashes nothing is fetched, started or applied a second time.
 #[tokio::test]
 async fn a_wished_service_runs_and_crashes_repeat_nothing() {

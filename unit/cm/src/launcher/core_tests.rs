@@ -167,7 +167,7 @@ fn a_restart_takes_everything_up_again() {
     assert!(world.launcher.statuses().iter().all(|status| status.state == InstanceState::Active));
 }
 
-// CM-15
+// CM-15, CM-45
 #[test]
 fn instances_of_a_lost_node_move_and_are_stopped_there_later() {
     let mut world = World::new(&["a", "b"], &[("i", "1.0.0")]);

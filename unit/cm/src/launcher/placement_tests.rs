@@ -85,6 +85,7 @@ fn runx(one: &mut Variant) {
     one.requested.cpu = Some(100);
 }
 
+// CM-44
 #[test]
 fn by_node_priority_and_free_cpu() {
     let runc = |one: &mut Variant| one.requested.cpu = Some(100);
@@ -92,6 +93,7 @@ fn by_node_priority_and_free_cpu() {
     assert_eq!(places(&services, &four(50, 100, 100, 0)), ["R1", "R2", "R1", "R2", "X", "X"]);
 }
 
+// CM-44
 #[test]
 fn by_labels() {
     let mut nodes = four(0, 0, 0, 0);

@@ -142,6 +142,7 @@ fn lists_left_out_are_unchanged_and_empty_lists_remove() {
     assert_eq!(machine.desired().unwrap().items, Some(vec![]));
 }
 
+// CM-42
 #[test]
 fn what_makes_an_update_necessary() {
     let subject = SubjectId::new("s").unwrap();

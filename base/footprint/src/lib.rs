@@ -9,10 +9,10 @@
 
 #[cfg(target_env = "gnu")]
 mod segments;
-mod settle;
 mod stack;
 
-pub use settle::settle;
+/// Time after which a daemon has started, connected and taken up what runs.
+const STARTED: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// Keeps the allocator to one arena and makes it return large free blocks at once.
 ///
@@ -41,12 +41,23 @@ pub fn give_back() {
     stack::want_release();
 }
 
-/// Call it on the main thread where it is about to wait, at the bottom of its calls (for tokio: `on_thread_park`).
-/// If much was touched since memory was last given back, that is done again soon; after a [`give_back`], what
-/// earlier calls have used of the main thread's stack follows.
+/// Call it on the main thread where it is about to wait, at the bottom of its calls (for tokio: `on_thread_park`):
+/// after a [`give_back`], what earlier calls have used of that thread's stack follows. Otherwise it does nothing.
 pub fn before_sleep() {
-    settle::look(settle::faults());
     stack::release_if_wanted();
+}
+
+/// Gives memory back once, when the start of a program has come to an end in any ordinary case.
+///
+/// # Errors
+/// There is no room for a thread.
+pub fn settle() -> std::io::Result<()> {
+    let wait = || {
+        // Nothing waits for this; being late or early costs some page faults and nothing else.
+        std::thread::park_timeout(STARTED);
+        give_back();
+    };
+    std::thread::Builder::new().name("settle".to_owned()).stack_size(64 * 1024).spawn(wait).map(drop)
 }
 
 fn page_size() -> usize {

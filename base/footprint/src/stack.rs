@@ -61,7 +61,7 @@ fn range(line: &str) -> Option<Range<usize>> {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
 
     /// The mapping around an address and how much of it is in memory, kilobytes.
@@ -73,9 +73,8 @@ pub mod tests {
         (found, resident.trim().trim_end_matches(" kB").parse().unwrap())
     }
 
-    /// Uses a page of stack for each call.
     #[inline(never)]
-    pub fn deep(calls: u32) -> u64 {
+    fn deep(calls: u32) -> u64 {
         let mut room = [u64::from(calls); 512];
         std::hint::black_box(&mut room);
         if calls == 0 { 0 } else { deep(calls - 1) + room[7] }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 
-use crate::tests;
+use crate::{cm, tests};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -115,7 +115,7 @@ pub fn inside(name: &str) -> ExitCode {
     let (_, test) = tests::find(name).expect("no such test");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let result = runtime.block_on(async {
-        let limit = Duration::from_secs(280);
+        let limit = Duration::from_secs(280) * cm::patience();
         let task = tokio::spawn(test());
         match tokio::time::timeout(limit, task).await {
             Ok(Ok(())) => ExitCode::SUCCESS,

@@ -281,10 +281,14 @@ impl Cm {
 /// Variable: factor on the time that conditions are waited for, on slow machines.
 pub const PATIENCE: &str = "AOS_TEST_PATIENCE";
 
+/// That factor; 1 where nobody says.
+pub fn patience() -> u32 {
+    std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// Polls until there is a value; the test fails when there is none in time.
 pub async fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let patience = std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let deadline = Instant::now() + LONG * patience;
+    let deadline = Instant::now() + LONG * patience();
     loop {
         if let Some(value) = probe() {
             return value;

@@ -221,6 +221,7 @@ impl Launcher {
                 Some(Event::Prepared(info, Ok(facts)))
             }
             Done::Provided(job, count) => {
+                self.head_start.give();
                 let info = Box::new(job.info.clone());
                 if let Some(count) = count {
                     self.starts.insert(info.id(), count);

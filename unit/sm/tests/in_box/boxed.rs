@@ -11,9 +11,17 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 
-use crate::{cm, tests};
+use crate::tests;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Variable: factor on the time that conditions are waited for, on slow machines.
+pub const PATIENCE: &str = "AOS_TEST_PATIENCE";
+
+/// That factor.
+pub fn patience() -> u32 {
+    std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
 
 /// One cgroup hierarchy of the host: its controllers (empty for v2) and our place in it.
 struct Hierarchy {
@@ -115,7 +123,7 @@ pub fn inside(name: &str) -> ExitCode {
     let (_, test) = tests::find(name).expect("no such test");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let result = runtime.block_on(async {
-        let limit = Duration::from_secs(280) * cm::patience();
+        let limit = Duration::from_secs(280) * patience();
         let task = tokio::spawn(test());
         match tokio::time::timeout(limit, task).await {
             Ok(Ok(())) => ExitCode::SUCCESS,

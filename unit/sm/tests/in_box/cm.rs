@@ -20,6 +20,8 @@ use wire::sm_incoming_messages::SmIncomingMessage as ToSm;
 use wire::sm_outgoing_messages::SmOutgoingMessage as FromSm;
 use wire::sm_service_server::{SmService, SmServiceServer};
 
+pub use crate::boxed::{PATIENCE, patience};
+
 const LONG: Duration = Duration::from_secs(40);
 
 #[derive(Default)]
@@ -276,14 +278,6 @@ impl Cm {
     pub async fn wait_connected(&self) {
         wait_for("a connection", || self.state().to_sm.as_ref().map(|_| ())).await;
     }
-}
-
-/// Variable: factor on the time that conditions are waited for, on slow machines.
-pub const PATIENCE: &str = "AOS_TEST_PATIENCE";
-
-/// That factor; 1 where nobody says.
-pub fn patience() -> u32 {
-    std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 /// Polls until there is a value; the test fails when there is none in time.

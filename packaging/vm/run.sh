@@ -59,6 +59,8 @@ fi
 
 say "making the disk"
 programs=("$@")
+parts=(./aos-demo ./packaging/vm/services.sh)
+[ -z "${AOS_VM_PARTS:-}" ] || read -ra parts <<<"$AOS_VM_PARTS"
 root=$work/root
 rm -rf "$root"; cp -a "$work/debian" "$root"
 mkdir -p "$root/lib/modules" "$root/opt/aosedge"
@@ -73,8 +75,7 @@ cp -r packaging "$root/opt/aosedge/packaging"
   echo '#!/bin/sh'
   echo 'part() { echo "== $*"; "$@"; echo "AOS-VM-RESULT: $? $1"; }'
   echo 'cd /opt/aosedge'
-  echo 'part ./aos-demo'
-  echo 'part ./packaging/vm/services.sh'
+  for part in "${parts[@]}"; do echo "part $part"; done
   for program in ${programs[@]+"${programs[@]}"}; do
     cp "$program" "$root/opt/aosedge/"
     echo "part ./$(basename "$program")"
@@ -144,7 +145,7 @@ timeout --kill-after=10 "$seconds" qemu-system-x86_64 \
   -drive "file=$work/disk.img,if=virtio,format=raw,cache=unsafe" </dev/null >"$log" 2>&1 || true
 sed 's/\r$//' "$log" | grep -av '^\[ ' | tail -80
 passed=$(grep -ac '^AOS-VM-RESULT: 0 ' "$log" || true)
-wanted=$((2 + ${#programs[@]}))
+wanted=$((${#parts[@]} + ${#programs[@]}))
 echo "$passed passed, $((wanted - passed)) failed"
 if [ "$passed" != "$wanted" ]; then
   echo "Not everything succeeded in the machine; the whole console is in $log" >&2

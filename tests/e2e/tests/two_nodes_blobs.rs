@@ -12,7 +12,7 @@ use aos_testbed::{
 };
 use serde_json::json;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn page(second: &Secondary) -> Result<String, String> {
     let instances = second.instances().map_err(|error| error.to_string())?;

@@ -90,12 +90,15 @@ impl ContainerRuntime {
         argv.extend(["--log".into(), text(&messages), "run".into(), "--detach".into()]);
         argv.extend(["--bundle".into(), text(&folder), "--pid-file".into(), text(&pid_file), id.to_owned()]);
         let log = Log { path: self.log_path(id), max_bytes: self.config.log_max_bytes };
-        bundle::give_log(&log.path, job.info.gid)?;
+        let log_path = log.path.clone();
+        bundle::give_log(&log_path, job.info.gid)?;
         let env = vec![PATH.to_owned()];
         let started = self.home.keeper.start(Start { id: id.to_owned(), argv, pid_file, log, env }).await?;
         match started {
             Ok((pid, start_time)) => {
                 self.home.note(id, Identity { pid, start_time })?;
+                // The runtime gives standard output to the instance's user.
+                bundle::give_log(&log_path, job.info.gid)?;
                 Ok(pid)
             }
             Err(status) => Err(Error::Runtime {

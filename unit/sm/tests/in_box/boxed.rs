@@ -22,6 +22,8 @@ pub const PATIENCE: &str = "AOS_TEST_PATIENCE";
 pub fn patience() -> u32 {
     std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
+/// Variable: the box's group on hosts where a manager of groups runs, else empty.
+const GROUP: &str = "AOS_TEST_GROUP";
 
 /// One cgroup hierarchy of the host: its controllers (empty for v2) and our place in it.
 struct Hierarchy {
@@ -70,14 +72,29 @@ pub fn run(name: &str) -> bool {
             places.push(child);
         }
     }
+    // Below a group that somebody else manages no process may come to a group beside it, so the box is one of its own,
+    // with its processes in a group inside, for a group with processes has no limited ones in it.
+    let managed = !is_v1(&all) && all.iter().any(|hierarchy| hierarchy.place != Path::new(CGROUPS));
+    if managed {
+        allow_controllers(Path::new(CGROUPS));
+        let child = Path::new(CGROUPS).join(format!("aos-sm-test-{}", std::process::id()));
+        fs::create_dir_all(&child).unwrap();
+        places.push(child);
+    }
     let script = r#"for place in "$@"; do echo $$ > "$place/cgroup.procs"; done
-        exec unshare --mount --net --pid --ipc --cgroup --fork --kill-child --mount-proc --propagation private \
-            "$AOS_TEST_PROGRAM" --inside "$AOS_TEST_NAME""#;
+        exec unshare --cgroup sh -c '
+            if [ -n "$AOS_TEST_GROUP" ]; then
+                mkdir "$AOS_TEST_GROUP/test" && echo $$ > "$AOS_TEST_GROUP/test/cgroup.procs" || exit 1
+            fi
+            exec unshare --mount --net --pid --ipc --fork --kill-child --mount-proc --propagation private \
+                "$AOS_TEST_PROGRAM" --inside "$AOS_TEST_NAME"'"#;
+    let group = if managed { places.last().cloned().unwrap_or_default() } else { PathBuf::new() };
     let status = Command::new("sh")
         .args(["-c", script, "sh"])
         .args(&places)
         .env("AOS_TEST_PROGRAM", std::env::current_exe().unwrap())
         .env("AOS_TEST_NAME", name)
+        .env(GROUP, group)
         .stdin(Stdio::null())
         .status()
         .unwrap();
@@ -85,6 +102,15 @@ pub fn run(name: &str) -> bool {
         remove_tree(place);
     }
     status.success()
+}
+
+/// Lets children have every controller there is.
+fn allow_controllers(group: &Path) {
+    let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
+    for controller in controllers.split_whitespace() {
+        // Some cannot be given away; the tests need processor, memory and processes.
+        let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
 }
 
 fn remove_tree(place: &Path) {
@@ -117,6 +143,11 @@ pub fn inside(name: &str) -> ExitCode {
             };
             mount(Some("cgroup"), &place, Some("cgroup"), MsFlags::empty(), Some(options.as_str())).unwrap();
         }
+    }
+    if std::env::var_os(GROUP).is_some_and(|group| !group.is_empty()) {
+        // The same thing is not mounted over itself.
+        nix::mount::umount2(CGROUPS, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        mount(Some("cgroup2"), CGROUPS, Some("cgroup2"), MsFlags::empty(), None::<&str>).unwrap();
     }
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
     assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());

@@ -13,6 +13,8 @@ use crate::error::ApiError;
 
 /// Longest time in which a body of at most 1 MiB arrives; a sender that is slower holds a connection for nothing.
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// Most of what is wrong with a body that is told, characters.
+const MAX_COMPLAINT: usize = 300;
 
 /// A JSON body. An absent body counts as `{}`.
 pub(crate) struct Input<T>(pub(crate) T);
@@ -30,7 +32,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
             other => ApiError::bad_request(other.body_text()),
         })?;
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(bytes).map(Self).map_err(|error| ApiError::invalid(error.to_string()))
+        serde_json::from_slice(bytes).map(Self).map_err(|error| {
+            // The complaint may quote what was read.
+            let why: String = error.to_string().chars().take(MAX_COMPLAINT).collect();
+            ApiError::invalid(why)
+        })
     }
 }
 

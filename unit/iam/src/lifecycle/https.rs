@@ -27,8 +27,11 @@ pub async fn post<A: DeserializeOwned>(
     let exchange = exchange(server, path, body, roots, basis);
     let late = |_| Error::Timeout(format!("{server} did not answer in time"));
     let answer = tokio::time::timeout(EXCHANGE_TIME, exchange).await.map_err(late)??;
-    serde_json::from_slice(&answer)
-        .map_err(|error| Error::Failed(format!("the answer of {server} makes no sense: {error}")))
+    serde_json::from_slice(&answer).map_err(|error| {
+        // The complaint may quote what was read.
+        let why: String = error.to_string().chars().take(200).collect();
+        Error::Failed(format!("the answer of {server} makes no sense: {why}"))
+    })
 }
 
 async fn exchange(

@@ -145,6 +145,7 @@ mod tests {
     }
 
     // D43, SM-39, SM-40: `from` is inclusive, `till` exclusive.
+    // PRO-86
     #[test]
     fn a_window_begins_with_from_and_ends_before_till() {
         let whole = window(Some((10, 0)), Some((12, 0)));

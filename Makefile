@@ -49,5 +49,9 @@ bench: build ## measure memory, sizes and times; writes target/bench/results.jso
 fuzz: setup ## coverage-guided fuzzing of each parser for FUZZ_SECONDS (60); installs cargo-fuzz
 	@fuzz/run.sh $(FUZZ_SECONDS)
 
-test-full: test build ## `make test`, then the demo on Debian with systemd and cgroup v2 in a virtual machine
-	@packaging/vm/run.sh
+test-full: test build ## `make test`, then demo and services on Debian with systemd and cgroup v2 in a virtual machine
+	@mkdir -p target/vm
+	@# Under the name of one test the program of box tests runs that one, so it can be given to the machine as it is.
+	@program=$$($(CARGO) test --locked --no-run -p aos-sm --test in_box 2>&1 | sed -n 's/.*(\(target[^)]*\)).*/\1/p') && \
+	  strip -o target/vm/vlans_are_filtered_like_bridges "$$program"
+	@packaging/vm/run.sh target/vm/vlans_are_filtered_like_bridges

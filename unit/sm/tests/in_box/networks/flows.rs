@@ -67,7 +67,7 @@ fn begin(socket: &UdpSocket, to: &UdpSocket, ip: &str) -> SocketAddr {
     from
 }
 
-// SM-51, REL-29: what a rule let begin ends with the rule; a connection of another rule, of the same network or to the
+// SM-51, REL-29, REL-43: what a rule let begin ends with the rule; a connection of another rule, of the same network or to the
 // outside does not notice.
 pub async fn a_withdrawn_rule_ends_what_it_let_begin() {
     lay_uplink();
@@ -109,7 +109,7 @@ pub async fn a_withdrawn_rule_ends_what_it_let_begin() {
     assert!(doomed.is_dead());
 }
 
-// SM-06, DIS-16: neither the outside nor another network goes on talking to whoever has the address next.
+// SM-06, DIS-16, REL-43: neither the outside nor another network goes on talking to whoever has the address next.
 pub async fn an_address_that_changes_hands_brings_no_connections_along() {
     lay_uplink();
     let mut sm = Sm::start("crun").await;

@@ -151,6 +151,12 @@ impl Times {
         ] {
             rows.add_real(name, "ms", &format!("{what}, with network, p{place}"), hundredth(times, place));
         }
+        if let Some(times) = self.starts.get(&1) {
+            for (name, place) in [("sm.start1", 50), ("sm.start1.p99", 99)] {
+                let note = format!("wish received to active, one instance, p{place}");
+                rows.add_real(name, "ms", &note, hundredth(times, place));
+            }
+        }
         for (place, whole, names) in [
             (
                 50,

@@ -34,12 +34,13 @@ use crate::native::{
     native_services_survive_and_leave_nothing_behind,
 };
 use crate::networks::{
-    a_filter_that_was_emptied_is_filled_again, a_withdrawn_rule_ends_what_it_let_begin,
-    an_address_that_changes_hands_brings_no_connections_along, an_impossible_rule_fails_its_instance_alone,
-    bandwidth_is_bounded_both_ways, no_packet_is_lost_while_the_manager_restarts,
-    public_traffic_is_counted_bounded_and_kept, public_uploads_are_bounded_by_themselves,
-    rules_that_come_later_are_appended_once, the_destination_and_the_source_must_both_allow_a_connection,
-    the_last_stop_leaves_no_network, the_order_of_starts_means_nothing_to_the_firewall,
+    a_dead_neighbour_leaves_the_network_as_it_is, a_filter_that_was_emptied_is_filled_again,
+    a_withdrawn_rule_ends_what_it_let_begin, an_address_that_changes_hands_brings_no_connections_along,
+    an_impossible_rule_fails_its_instance_alone, bandwidth_is_bounded_both_ways,
+    no_packet_is_lost_while_the_manager_restarts, public_traffic_is_counted_bounded_and_kept,
+    public_uploads_are_bounded_by_themselves, rules_that_come_later_are_appended_once,
+    the_destination_and_the_source_must_both_allow_a_connection, the_last_stop_leaves_no_network,
+    the_order_of_starts_means_nothing_to_the_firewall,
 };
 use crate::offenders::{hostile_images_fail_with_a_reason, hostile_services_are_told_about_and_others_go_on};
 use crate::probes::{probes_decide_about_active_and_restart, probes_look_into_native_services};
@@ -162,6 +163,7 @@ tests! {
     a_withdrawn_rule_ends_what_it_let_begin,
     an_address_that_changes_hands_brings_no_connections_along,
     an_impossible_rule_fails_its_instance_alone,
+    a_dead_neighbour_leaves_the_network_as_it_is,
     a_filter_that_was_emptied_is_filled_again,
 }
 

@@ -153,12 +153,11 @@ impl Task {
         if task.ledger.day != day {
             task.store().await;
         }
-        // Names of what probably runs are there from the beginning: the first adoption must not take the
-        // others' away.
-        for (id, instance) in &task.instances {
-            if task.folder.is_alive(id)
-                && let Err(error) = plan::claim(&mut task.names, id, instance)
-            {
+        // What probably runs counts from the beginning, with its names: the first adoption must not take the
+        // others' names away, nor the end of a dead instance the network of those that nobody has adopted yet.
+        for (id, instance) in task.instances.iter().filter(|(id, _)| task.folder.is_alive(id)) {
+            task.running.insert(id.clone());
+            if let Err(error) = plan::claim(&mut task.names, id, instance) {
                 tracing::warn!("names of {id} are not served: {error}");
             }
         }

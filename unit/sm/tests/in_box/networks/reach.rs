@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use super::{CLOSED, DENIED, OPEN, OUTSIDE, PATIENCE, Space, UDP, UPLINK};
@@ -226,4 +228,39 @@ pub async fn no_packet_is_lost_while_the_manager_restarts() {
     assert_eq!(lost.load(Ordering::Relaxed), 0, "of {} packets", sent.load(Ordering::Relaxed));
     assert_eq!(sm.instance(0).await["starts"], 1);
     assert_eq!(sm.instance(2).await["starts"], 1);
+}
+
+// SM-06, REL-31: a neighbour that ended while the manager was away does not take the network along, whichever of them
+// is looked at first.
+pub async fn a_dead_neighbour_leaves_the_network_as_it_is() {
+    lay_uplink();
+    let mut sm = Sm::start("crun").await;
+    let open = image(&sm, &["8080/tcp"], &json!({}));
+    // Both are of the same owner.
+    for instance in [0, 1] {
+        start(&sm, instance, &open).await;
+    }
+    for dead in [0, 1] {
+        let (before, pid) = (sm.instance(1 - dead).await, sm.instance(dead).await["pid"].as_i64().unwrap());
+        // The namespace itself: its name might belong to another one afterwards.
+        let space = Space(Some(format!("/proc/{}/ns/net", before["pid"]).into()));
+        sm.kill();
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+        kill(pid, Signal::SIGKILL).unwrap();
+        wait_for("the neighbour's end", || kill(pid, None).is_err().then_some(())).await;
+        launch(&mut sm).await;
+        let again = async {
+            let mut now = sm.instance(dead).await;
+            while now["state"] != "active" || now["pid"] == pid.as_raw() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                now = sm.instance(dead).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, again).await.expect("the neighbour runs again");
+        assert_eq!(sm.instance(1 - dead).await["pid"], before["pid"]);
+        space.reaches(OUTSIDE, OPEN);
+        Space::outside().reaches(before["ip"].as_str().unwrap(), OPEN);
+        // It begins with a namespace of its own, in which nobody serves yet.
+        Space::of(sm.instance(dead).await["id"].as_str().unwrap()).serve();
+    }
 }

@@ -102,7 +102,7 @@ fn by_labels() {
     let services: Vec<Service> = ["label2", "label1", "label3"]
         .map(|label| Service { labels: vec![label.into()], ..service(2, |_| ()) })
         .into();
-    let none = "5: no nodes with instance labels: label3 wanted, localSM has label1, remoteSM1 has label2, remoteSM2 has none, runxSM has none";
+    let none = "5: no nodes with instance labels: label3 wanted, L has label1, R1 has label2, R2 has none, X has none";
     assert_eq!(places(&services, &nodes), ["R1", "R1", "L", "L", none, none]);
 }
 

@@ -110,7 +110,7 @@ fn item() -> Value {
             "downloadLimit": 1_u64 << 40, "uploadLimit": 1_u64 << 40,
         },
         "permissions": {"bench": {"figure": "r"}},
-        "allowedConnections": {"other/80/tcp": {}},
+        "allowedConnections": {"5b2c7cd4-94ff-4a12-9d3f-27a6b1e3b0f1/80/tcp": {}},
         "alertRules": {"ram": {"minTimeout": "PT10S", "minThreshold": 80.0, "maxThreshold": 95.0}},
     })
 }
